@@ -1,0 +1,120 @@
+"""The shell that every command shares: flags, errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from pipelines.core.config import load_study
+from pipelines.core.errors import FreeholdError
+from pipelines.core.progress import say
+from pipelines.core.results import Plan
+from pipelines.core.study import Study
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags that all commands share."""
+
+    study_path: Path
+    tracking_uri: str | None
+    dry_run: bool
+    json: bool
+
+
+def main(
+    doc: str | None,
+    stage: Callable[[Study, Options], BaseModel],
+    show: Callable[[BaseModel], str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run one command.
+
+    Args:
+        doc: the command file's docstring; its first line is the summary.
+        stage: does the work; the heavy imports happen inside it, so that `--help` is instant.
+        show: turns the stage's record into the text for a person.
+        argv: None = the process's own.
+
+    Returns:
+        0 done; 2 something for the user to fix; 4 refused; 130 interrupted. Our own bugs raise.
+    """
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{name}" if argv is None else name,
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="section.key=value", dest="overrides",
+        help="override one value of the study; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="print the plan, the dollars and the hours it will take, and spend nothing",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    options = Options(args.study, args.tracking_uri, args.dry_run, args.json)
+    # SIGTERM unwinds like Ctrl-C, so that a vLLM process never outlives its command.
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Libraries print to stdout (vLLM, transformers); with --json it carries one object only.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    try:
+        record = stage(load_study(args.study, args.overrides), options)
+        if args.json:
+            text = json.dumps(record.model_dump(mode="json"))
+        else:
+            text = plan_table(record) if isinstance(record, Plan) else show(record)
+        out.write(text.rstrip("\n") + "\n")
+        out.flush()
+        return 0
+    except FreeholdError as error:
+        say(f"{name}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted; the same command goes on where it stopped")
+        return INTERRUPTED
+    finally:
+        sys.stdout.flush()
+        os.dup2(out.fileno(), 1)
+        out.close()
+
+
+def plan_table(plan: Plan) -> str:
+    """A dry run as a table; every line is an estimate."""
+    lines = [f"{'stage':<28} {'state':<8} {'calls':>6} {'dollars':>10} {'hours':>7}  note"]
+    for each in plan.stages:
+        usd = "" if each.usd is None else f"{each.usd:.2f}"
+        hours = "" if each.hours is None else f"{each.hours:.2f}"
+        lines.append(
+            f"{each.stage:<28} {each.state:<8} {each.calls or '':>6} {usd:>10} {hours:>7}  "
+            f"{each.note}{f' (run {each.run_id})' if each.run_id else ''}"
+        )
+    usd = sum((each.usd for each in plan.stages if each.usd is not None), Decimal(0))
+    hours = sum(each.hours for each in plan.stages if each.hours is not None)
+    lines.append(f"{'estimated total':<28} {'':<8} {'':>6} {usd:>10.2f} {hours:>7.2f}")
+    return "\n".join(lines)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

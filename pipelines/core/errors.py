@@ -1,0 +1,56 @@
+"""Every error we raise on purpose, and the exit code a command ends with.
+
+* FreeholdError           printed as one message, without traceback
+  + UserError      2      something for the user to fix: a config, a file, a missing package
+    + ConfigError         a study, a fragment or a `--set` is wrong
+    + DataError           a data file is wrong; says the file and the line
+    + MissingRunError     an upstream MLflow run is absent; says the command that makes it
+    + ServerError         the vLLM server did not come up; says where its log is
+  + Refused        4      the policy or the gate says no
+* ProviderError           one call to a model failed: recorded on the Response, the run goes on
+* ScoringError            one response cannot be scored: recorded on the Score, the run goes on
+
+A message says what is wrong, where, and what to do next, in that order.
+"""
+
+
+class FreeholdError(Exception):
+    """Base of the deliberate failures that end a command."""
+
+    exit_code = 1
+
+
+class UserError(FreeholdError):
+    """Something for the user to fix."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A study, a fragment or a `--set` override is wrong."""
+
+
+class DataError(UserError):
+    """A data file is wrong."""
+
+
+class MissingRunError(UserError):
+    """No finished MLflow run holds what a stage needs."""
+
+
+class ServerError(UserError):
+    """The model server did not come up."""
+
+
+class Refused(FreeholdError):
+    """The policy or the promotion gate says no."""
+
+    exit_code = 4
+
+
+class ProviderError(Exception):
+    """A call to a provider failed for good, after its retries."""
+
+
+class ScoringError(Exception):
+    """A metric has no honest number for one response."""

@@ -1,0 +1,137 @@
+"""One row of data at each step: Example -> Response -> Score -> Estimate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+
+
+class Record(BaseModel):
+    """Immutable row; unknown fields are refused, attribute docstrings become the schema."""
+
+    # defer_build: schemas are built at first use, which keeps `--help` under half a second.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the canonical JSON; equal records have equal digests."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class Message(Record):
+    """One chat turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Example(Record):
+    """One item of an eval set: what is sent and what a right answer is."""
+
+    id: str
+    """Stable across versions of the eval set, so that runs can be compared pairwise."""
+    messages: tuple[Message, ...]
+    target: str
+    """Reference answer."""
+    group: str | None = None
+    """Items that are not independent share it (turns of one conversation); None = independent."""
+    metadata: Mapping[str, JsonValue] = {}
+
+
+class TrainingRow(Record):
+    """One conversation to learn from; the last turn is the assistant's."""
+
+    messages: tuple[Message, ...]
+    id: str | None = None
+    metadata: Mapping[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _ends_with_answer(self) -> Self:
+        if not self.messages or self.messages[-1].role != "assistant":
+            raise ValueError("the last message must be the assistant's: that is what is learned")
+        if not self.messages[-1].content.strip():
+            raise ValueError("the assistant's turn is empty")
+        return self
+
+
+class Usage(Record):
+    """Tokens billed for one call, as the provider reported them."""
+
+    input_tokens: int
+    """All prompt tokens, cached ones included."""
+    cached_input_tokens: int = 0
+    """The part of `input_tokens` that was read from a prompt cache."""
+    output_tokens: int
+    """All generated tokens, reasoning included."""
+
+
+class Response(Record):
+    """What one candidate answered to one example: a text or an error, never both."""
+
+    example_id: str
+    request_sha256: str
+    """Content address of what was asked: model, messages, parameters."""
+    text: str | None = None
+    error: str | None = None
+    """Why there is no text. A failed call is a row, not a crash and not a wrong answer."""
+    usage: Usage | None = None
+    """None when the provider reported none."""
+    model: str
+    """The name the server says it served, which may be newer than the one asked for."""
+    finish_reason: str | None = None
+    n_attempts: int = 1
+    started_at_s: float
+    """Unix time at which the request was sent."""
+    ttft_s: float | None = None
+    """Seconds from sending to the first non-empty token; None when the answer had none."""
+    latency_s: float
+    """Seconds from sending to the last token."""
+    simulated: bool = False
+    """True when no model produced the answer."""
+
+    @model_validator(mode="after")
+    def _text_or_error(self) -> Self:
+        if (self.text is None) == (self.error is None):
+            raise ValueError(f"{self.example_id}: a response has either a text or an error")
+        return self
+
+
+class Score(Record):
+    """One metric's value on one response."""
+
+    example_id: str
+    metric: str
+    value: float | None
+    """In [0, 1], higher is better. None = not scored: it lowers coverage, it is never a 0."""
+    reason: str = ""
+    """Why `value` is None."""
+
+
+class Estimate(Record):
+    """A mean over an eval set with its 95 % interval and how much of the set it covers."""
+
+    mean: float
+    low: float
+    high: float
+    n_scored: int
+    n_total: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of the eval set behind `mean`, in [0, 1]."""
+        return self.n_scored / self.n_total
+
+
+class Difference(Record):
+    """Mean paired difference candidate - incumbent with its 95 % interval, in [-1, 1]."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """Number of pairs in which both sides were scored."""

@@ -1,0 +1,264 @@
+"""A study: one workload, its candidates, and what each stage needs to know."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.core.prices import Hardware
+from pipelines.core.records import Record
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
+"""Lower case, digits, dash, underscore: MLflow model names allow no `/ : . %` nor quotes."""
+Share = Annotated[float, Field(ge=0, le=1)]
+VLLM_MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM 0.32 accepts for `--max-lora-rank`."""
+
+
+class DataSource(Record):
+    """Rows of one split: chat JSON Lines or CSV from a file, else a data set from the hub."""
+
+    path: str
+    """`.jsonl` or `.csv`. A path that begins with `$NAME/` starts in the folder which that
+    environment variable names; where it is unset, the hub is asked."""
+    text: str | None = None
+    """CSV and hub: the column that becomes the user's turn."""
+    target: str | None = None
+    """CSV and hub: the column that becomes the answer."""
+    hub: str | None = None
+    """Hub data set, `owner/name`, used where the environment variable in `path` is unset."""
+    hub_split: str | None = None
+    hub_target: str | None = None
+    """The hub's name for the target column, where it differs."""
+
+
+class MetricSpec(Record):
+    """One metric: a file in pipelines/metrics/ and its parameters."""
+
+    metric: str
+    params: dict[str, str] = {}
+
+
+class Requirements(Record):
+    """What a candidate must meet before its price matters."""
+
+    max_quality_loss: Share
+    """Non-inferiority margin: how much lower than the incumbent's the quality may be."""
+    min_quality: Share = 0.0
+    """The lower end of the quality's 95 % interval must reach this."""
+    min_coverage: Share = 0.98
+    """Share of the examples that must be answered and scored."""
+    max_latency_p95_s: float = Field(gt=0)
+
+
+class Traffic(Record):
+    """How much of the workload there is."""
+
+    tasks_per_month: int = Field(gt=0)
+    peak_to_mean: float = Field(default=4.0, ge=1)
+    """Busiest minute over the mean rate; own machines are bought for the peak."""
+
+
+class OwnCosts(Record):
+    """What owning costs beside the machines. Never zero by default: say it and say why."""
+
+    operations_usd_per_month: Decimal = Field(ge=0)
+    """People, on-call, monitoring."""
+    tuning_usd_per_month: Decimal = Field(default=Decimal(0), ge=0)
+    """Labels, training runs and evaluations, spread over the life of the tuned model."""
+    max_utilisation: float = Field(default=0.6, gt=0, le=1)
+    """Share of the measured throughput that the busiest minute may use."""
+    source: str
+    """Where these figures come from."""
+
+
+class Workload(Record):
+    """One business task: its examples, how it is graded, how much of it there is."""
+
+    name: Name
+    title: str
+    eval_set: DataSource
+    instructions: str
+    """System prompt for a model that was not tuned on the workload."""
+    metrics: dict[str, MetricSpec]
+    quality: str
+    """The metric in `metrics` that the decision rests on."""
+    max_output_tokens: int = Field(gt=0)
+    requirements: Requirements
+    traffic: Traffic
+    own_costs: OwnCosts
+
+    @model_validator(mode="after")
+    def _quality_is_a_metric(self) -> Self:
+        if self.quality not in self.metrics:
+            raise ValueError(f"quality {self.quality!r} is not in metrics: {list(self.metrics)}")
+        return self
+
+
+class PrepareConfig(Record):
+    """Which rows to train on."""
+
+    train: DataSource
+    near_copy: Share = 0.8
+    """Rows whose character 5-grams overlap this much (Jaccard) are copies of one another."""
+
+
+class BaseModelRef(Record):
+    """Where the open weights come from: exactly one of `build`, `hub`, `path`."""
+
+    build: Literal["toy"] | None = None
+    """`toy`: a small Llama is pre-trained on the spot on generated text; for trying things out."""
+    hub: str | None = None
+    revision: str | None = None
+    """Commit of the hub repository, so that the same study means the same weights."""
+    path: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum(x is not None for x in (self.build, self.hub, self.path)) != 1:
+            raise ValueError("give exactly one of build, hub, path")
+        return self
+
+
+class LoraConfig(Record):
+    """The adapter."""
+
+    rank: int
+    alpha: float = Field(gt=0)
+    dropout: Share = 0.0
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank); worth it from rank 64 on."""
+
+    @model_validator(mode="after")
+    def _vllm_accepts_rank(self) -> Self:
+        if self.rank not in VLLM_MAX_RANKS:
+            raise ValueError(f"rank {self.rank}: vLLM serves only {VLLM_MAX_RANKS}")
+        return self
+
+
+class FinetuneConfig(Record):
+    """How the open model is tuned; a preset in configs/training/ gives most of it."""
+
+    preset: str
+    base: BaseModelRef
+    lora: LoraConfig
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    """Rows per optimiser step."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Rows per forward pass; None = batch_size. Lower it when memory is short."""
+    warmup_share: Share = 0.05
+    weight_decay: float = Field(default=0.0, ge=0)
+    label_smoothing: Share = 0.0
+    max_tokens_per_row: int = Field(default=1024, gt=0)
+    """Longer rows are refused, never cut in silence."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4`: QLoRA, the frozen base in 4 bits (bitsandbytes)."""
+    gradient_checkpointing: bool = False
+    checkpoints: int = Field(default=4, gt=0)
+    """How often the training state is saved, to resume after a kill."""
+    seed: int = 0
+    chat_template_options: dict[str, bool] = {}
+    """Passed to the chat template in training and in serving, e.g. `enable_thinking: false`."""
+    instructions: str | None = None
+    """System prompt of the training rows and of the tuned model; None = the workload's."""
+
+
+class ServeConfig(Record):
+    """The vLLM process."""
+
+    port: int | None = Field(default=None, gt=0, lt=65536)
+    """None = a free one."""
+    max_model_len: int = Field(default=1024, gt=0)
+    startup_timeout_s: float = Field(default=300, gt=0)
+    gpu_memory_share: Share = 0.9
+    """GPU only: share of the memory that vLLM takes."""
+    cpu_kv_cache_gib: int = Field(default=1, gt=0)
+    """CPU only: memory for the key-value cache."""
+
+
+class EvaluateConfig(Record):
+    """How the candidates are asked."""
+
+    concurrency: int = Field(default=16, gt=0)
+    """Requests in flight per candidate."""
+    timeout_s: float = Field(default=120, gt=0)
+    max_attempts: int = Field(default=4, gt=0)
+    """Tries per request; only rate limits, server errors and broken connections are retried."""
+
+
+class StandIn(Record):
+    """How the stand-in for a closed model behaves. Its answers are simulated, not measured."""
+
+    error_rate: Share
+    ttft_s: float = Field(ge=0)
+    tokens_per_s: float = Field(gt=0)
+    seed: int = 0
+
+
+class Rent(Record):
+    """A model behind somebody else's API, paid per token."""
+
+    kind: Literal["rent"]
+    title: str
+    provider: str
+    """A file in pipelines/providers/."""
+    model: str
+    price: str
+    """`provider/model` in the price book."""
+    base_url: str | None = None
+    """None = the provider's public address."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never in a file."""
+    standin: StandIn | None = None
+    """Used where the key is absent; everything it touches is marked simulated."""
+    request: dict[str, str | int | float | bool | None] = {}
+    """More fields of the request body, such as `reasoning_effort: low`; `temperature: null`
+    leaves the temperature out, for models that accept only their own."""
+
+
+class Own(Record):
+    """The study's open model on our own machines, as published or tuned."""
+
+    kind: Literal["own"]
+    title: str
+    tuned: bool
+    """True = with the adapter of the finetune stage."""
+    hardware: Hardware
+
+
+class Baseline(Record):
+    """A classical model, no LLM: the cheap rival."""
+
+    kind: Literal["baseline"]
+    title: str
+    method: Literal["tfidf_logreg"]
+    hardware: Hardware
+
+
+Candidate = Annotated[Rent | Own | Baseline, Field(discriminator="kind")]
+
+
+class Study(Record):
+    """Everything one workload's verdict is made from."""
+
+    workload: Workload
+    prepare: PrepareConfig
+    finetune: FinetuneConfig
+    serve: ServeConfig = ServeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    incumbent: Name
+    """The candidate that production uses today."""
+    candidates: dict[Name, Candidate]
+
+    @model_validator(mode="after")
+    def _incumbent_is_a_candidate(self) -> Self:
+        if self.incumbent not in self.candidates:
+            raise ValueError(
+                f"incumbent {self.incumbent!r} is not a candidate: {', '.join(self.candidates)}"
+            )
+        return self

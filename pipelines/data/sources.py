@@ -1,0 +1,172 @@
+"""Read the rows of a split, and report every bad one with its file and line."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import ValidationError
+
+from pipelines.core.errors import DataError
+from pipelines.core.paths import ROOT, shown
+from pipelines.core.records import Example, Record, TrainingRow
+from pipelines.core.study import DataSource
+
+MAX_SHOWN = 20
+"""Problems printed of one file; the rest are counted."""
+
+
+RowT = TypeVar("RowT", Example, TrainingRow)
+
+
+def load_training(source: DataSource) -> list[TrainingRow]:
+    """Rows to train on.
+
+    Raises:
+        DataError: the file is absent, or rows are bad; lists them with their lines.
+    """
+    return _load(source, TrainingRow, _training_of)
+
+
+def load_eval(source: DataSource) -> list[Example]:
+    """Items of an eval set.
+
+    Raises:
+        DataError: the file is absent or empty, ids repeat, or targets are missing.
+    """
+    return _load(source, Example, _example_of)
+
+
+def rows_sha256(rows: Sequence[Record]) -> str:
+    """SHA-256 of the rows as canonical JSON Lines; order counts."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.model_dump_json().encode() + b"\n")
+    return digest.hexdigest()
+
+
+def resolve(path: str) -> Path | None:
+    """File of a source's `path`; None when it starts with an unset environment variable."""
+    if not path.startswith("$"):
+        return ROOT / path
+    name, _, rest = path[1:].partition("/")
+    folder = os.environ.get(name)
+    return Path(folder, rest).resolve() if folder else None
+
+
+def _load(
+    source: DataSource, row_type: type[RowT], of_columns: Callable[[str, str, str], Any]
+) -> list[RowT]:
+    path = resolve(source.path)
+    where = shown(path) if path else f"hub {source.hub}"
+    rows: list[RowT] = []
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    for place, raw in _raw_rows(source, path, of_columns):
+        if isinstance(raw, str):
+            problems.append(f"{place}: {raw}")
+            continue
+        try:
+            row = row_type.model_validate(raw)
+        except ValidationError as error:
+            for each in error.errors():
+                key = ".".join(str(part) for part in each["loc"])
+                message = each["msg"].removeprefix("Value error, ")
+                problems.append(f"{place}: {key + ': ' if key else ''}{message}")
+            continue
+        if isinstance(row, Example):
+            if not row.target.strip():
+                problems.append(f"{place}: target: is empty")
+            if not row.messages:
+                problems.append(f"{place}: messages: is empty")
+            if row.id in seen:
+                problems.append(f"{place}: id: {row.id!r} stands already at {seen[row.id]}")
+            seen[row.id] = place
+        rows.append(row)
+    if not rows and not problems:
+        problems.append("no rows")
+    if problems:
+        more = [f"... and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
+        listed = "\n  ".join(problems[:MAX_SHOWN] + more)
+        raise DataError(f"{where}: {len(problems)} problem(s)\n  {listed}")
+    return rows
+
+
+def _raw_rows(
+    source: DataSource, path: Path | None, of_columns: Callable[[str, str, str], Any]
+) -> Iterator[tuple[str, Any]]:
+    """Pairs of place (`line 7`) and row; the row is a text when it cannot even be read."""
+    if path is None:
+        yield from _hub_rows(source, of_columns)
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        hint = f" (from {source.path})" if source.path.startswith("$") else ""
+        raise DataError(f"{shown(path)}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(path)}: cannot be read as UTF-8 text: {error}") from None
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    yield f"line {number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    yield f"line {number}", f"not valid JSON: {error.msg} at column {error.colno}"
+    elif path.suffix == ".csv":
+        yield from _csv_rows(source, path, text, of_columns)
+    else:
+        raise DataError(f"{shown(path)}: expected .jsonl or .csv, got {path.suffix or 'no suffix'}")
+
+
+def _csv_rows(
+    source: DataSource, path: Path, text: str, of_columns: Callable[[str, str, str], Any]
+) -> Iterator[tuple[str, Any]]:
+    if source.text is None or source.target is None:
+        raise DataError(f"{shown(path)}: a CSV source needs `text` and `target` column names")
+    reader = csv.DictReader(text.splitlines(keepends=True))
+    missing = {source.text, source.target} - set(reader.fieldnames or [])
+    if missing:
+        have = ", ".join(reader.fieldnames or [])
+        raise DataError(f"{shown(path)}: no column {', '.join(sorted(missing))}; it has: {have}")
+    for number, row in enumerate(reader, start=1):
+        values = (row[source.text], row[source.target])
+        if None in values or None in row:
+            yield f"line {reader.line_num}", "has another number of columns than the header"
+        else:
+            yield f"line {reader.line_num}", of_columns(f"{path.stem}-{number:05d}", *values)
+
+
+def _hub_rows(
+    source: DataSource, of_columns: Callable[[str, str, str], Any]
+) -> Iterator[tuple[str, Any]]:
+    variable = source.path[1:].partition("/")[0]
+    if source.hub is None or source.text is None or source.target is None:
+        raise DataError(f"{source.path}: ${variable} is not set and the source names no hub set")
+    from datasets import load_dataset  # 1.5 s to import, and needed only here
+
+    try:
+        loaded: Any = load_dataset(source.hub, split=source.hub_split)
+    except Exception as error:  # the library raises a dozen unrelated types when it is offline
+        raise DataError(
+            f"${variable} is not set and {source.hub} cannot be loaded from the hub: {error}\n"
+            f"  set {variable} to the folder that holds {source.path.partition('/')[2]}"
+        ) from None
+    target = source.hub_target or source.target
+    for number, row in enumerate(cast(Iterator[dict[str, Any]], loaded), start=1):
+        name = f"{source.hub_split}-{number:05d}"
+        yield f"row {number}", of_columns(name, str(row[source.text]), str(row[target]))
+
+
+def _example_of(name: str, text: str, target: str) -> dict[str, Any]:
+    return {"id": name, "messages": [{"role": "user", "content": text}], "target": target}
+
+
+def _training_of(name: str, text: str, target: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": target}]
+    return {"id": name, "messages": turns}

@@ -1,0 +1,167 @@
+"""Decide for one workload: own, rent, hybrid, or not enough evidence.
+
+    python -m pipelines.decide configs/quickstart.yaml --set workload.traffic.tasks_per_month=90000
+
+Reads:  the `evaluate` run of every candidate (made now if needed)
+Writes: result.json (a Decision) and report.html in one MLflow run, tag stage=decide
+Next:   python -m pipelines.promote configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from pipelines.core import command
+from pipelines.core.command import Options
+from pipelines.core.progress import say
+from pipelines.core.records import Record, Score
+from pipelines.core.results import (
+    CandidateDecision,
+    Decision,
+    EvaluateResult,
+    EvaluateResults,
+    Plan,
+    PlannedStage,
+)
+from pipelines.core.study import Study
+from pipelines.evaluate import RESPONSES, SCORES, evaluate
+
+REPORT = "report.html"
+
+
+def decide(study: Study, options: Options) -> Record:
+    """Evaluate if needed, compare, choose, report."""
+    evaluated = evaluate(study, options)
+    if isinstance(evaluated, Plan):
+        return Plan(stages=(*evaluated.stages, PlannedStage(stage="decide", state="depends")))
+    assert isinstance(evaluated, EvaluateResults)
+
+    from pipelines.tracking import store
+
+    results = evaluated.results
+    workload = study.workload
+    stage = store.Stage(
+        "decide",
+        workload.name,
+        {
+            "incumbent": study.incumbent,
+            "title": workload.title,
+            "requirements": workload.requirements.model_dump(mode="json"),
+            "traffic": workload.traffic.model_dump(mode="json"),
+            "own_costs": workload.own_costs.model_dump(mode="json"),
+            "evaluate_runs": {name: result.run_id for name, result in results.items()},
+        },
+    )
+    if done := store.find_finished(stage):
+        say(f"decide: nothing changed, run {done}")
+        return store.load_result(done, Decision)
+
+    from pipelines.economics import verdict
+    from pipelines.reports import html, terminal
+
+    with store.open_run(
+        stage,
+        data_sha256=results[study.incumbent].eval_sha256,
+        inputs={f"evaluate.{name}": result.run_id for name, result in results.items()},
+        description="Verdict.",
+    ) as run:
+        decision = verdict.decide(study, _rows(study, results), results, run.run_id)
+        run.log_text(html.render(study, decision, results, _latencies(results)), REPORT)
+        run.log_metrics(_figures(decision))
+        run.set_tags(
+            {
+                "verdict": decision.verdict,
+                "chosen": decision.chosen or "none",
+                "simulated": str(bool(decision.simulated)).lower(),
+            }
+        )
+        note = terminal.markdown(decision)
+        run.describe(note)
+        store.set_experiment_note(workload.name, note)
+        run.save_result(decision)
+    return decision
+
+
+def show(record: Record) -> str:
+    """The decision table."""
+    from pipelines.reports import terminal
+
+    assert isinstance(record, Decision)
+    return terminal.table(record)
+
+
+def _rows(
+    study: Study, results: Mapping[str, EvaluateResult]
+) -> dict[str, CandidateDecision]:
+    """Every candidate beside the incumbent, on the same items."""
+    from pipelines.data import sources
+    from pipelines.economics import verdict
+    from pipelines.statistics.intervals import difference
+
+    need = study.workload.requirements
+    items = sources.load_eval(study.workload.eval_set)
+    groups = {item.id: item.group for item in items if item.group is not None}
+    scores = {name: _scores(result) for name, result in results.items()}
+    incumbent = results[study.incumbent]
+    return {
+        name: verdict.candidate_row(
+            study,
+            result,
+            incumbent,
+            None
+            if name == study.incumbent
+            else difference(scores[name], scores[study.incumbent], groups),
+            need,
+        )
+        for name, result in results.items()
+    }
+
+
+def _scores(result: EvaluateResult) -> dict[str, float | None]:
+    """Example id -> value of the quality metric."""
+    from pipelines.tracking import store
+
+    text = store.artifact(result.run_id, SCORES).read_text(encoding="utf-8")
+    rows = (Score.model_validate_json(line) for line in text.splitlines())
+    return {s.example_id: s.value for s in rows if s.metric == result.quality_metric}
+
+
+def _latencies(results: Mapping[str, EvaluateResult]) -> dict[str, list[float]]:
+    """Candidate -> seconds of every answered item."""
+    import json
+
+    from pipelines.tracking import store
+
+    found: dict[str, list[float]] = {}
+    for name, result in results.items():
+        lines = store.artifact(result.run_id, RESPONSES).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        found[name] = [row["latency_s"] for row in rows if row["error"] is None]
+    return found
+
+
+def _figures(decision: Decision) -> dict[str, float | None]:
+    """Metrics of the decision's run: those of the chosen candidate."""
+    if decision.chosen is None:
+        return {}
+    row = decision.candidates[decision.chosen]
+    now = decision.candidates[decision.incumbent].usd_per_month
+    saved = None
+    if now is not None and row.usd_per_month is not None:
+        saved = float(now - row.usd_per_month)
+    return {
+        "quality": row.quality.mean if row.quality else None,
+        "quality_low": row.quality.low if row.quality else None,
+        "quality_high": row.quality.high if row.quality else None,
+        "coverage": row.coverage,
+        "latency_p50_s": row.latency_p50_s,
+        "latency_p95_s": row.latency_p95_s,
+        "usd_per_month": None if row.usd_per_month is None else float(row.usd_per_month),
+        "usd_per_task": None if row.usd_per_task is None else float(row.usd_per_task),
+        "usd_saved_per_month": saved,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(__doc__, decide, show))

@@ -1,0 +1,1 @@
+"""Pure: token prices -> dollars per call, machine hours -> dollars per task, break-even."""

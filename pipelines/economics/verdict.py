@@ -1,0 +1,250 @@
+"""Put the choice into a Decision: rows, reasons, what would change the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from pipelines.core.records import Difference
+from pipelines.core.results import CandidateDecision, Decision, EvaluateResult
+from pipelines.core.study import Requirements, Study
+from pipelines.economics import own_cost
+from pipelines.economics.candidate_cost import usd_per_good_task
+from pipelines.economics.choose import GOOD_ENOUGH, Choice, choose, compare, misses
+from pipelines.statistics.planning import required_n
+
+
+def candidate_row(
+    study: Study,
+    result: EvaluateResult,
+    incumbent: EvaluateResult,
+    difference: Difference | None,
+    need: Requirements,
+) -> CandidateDecision:
+    """One row of the decision table."""
+    quality, cost = result.metrics[result.quality_metric], result.cost
+    is_incumbent = result.candidate == incumbent.candidate
+    margin = need.max_quality_loss
+    return CandidateDecision(
+        title=result.title,
+        kind=result.kind,
+        simulated=result.simulated,
+        toy=result.toy,
+        n=result.n_total,
+        coverage=quality.coverage if quality else 0.0,
+        quality=quality,
+        difference=difference,
+        comparison="incumbent" if is_incumbent else compare(difference, margin),
+        latency_p50_s=result.latency_p50_s,
+        latency_p95_s=result.latency_p95_s,
+        usd_per_task=cost.usd_per_task,
+        usd_per_month=cost.usd_per_month,
+        usd_per_good_task=usd_per_good_task(
+            cost.usd_per_task, quality.mean if quality else None
+        ),
+        n_replicas=cost.n_replicas,
+        break_even_tasks_per_month=_break_even(study, result, incumbent),
+        excluded_because=misses(
+            need,
+            quality=quality,
+            latency_p95_s=result.latency_p95_s,
+            usd_per_month=cost.usd_per_month,
+        ),
+        evaluate_run_id=result.run_id,
+        model_id=result.model_id,
+    )
+
+
+def decide(
+    study: Study,
+    rows: Mapping[str, CandidateDecision],
+    results: Mapping[str, EvaluateResult],
+    run_id: str,
+) -> Decision:
+    """The verdict with its reasons.
+
+    `results` gives the prices and the hardware that were used.
+    """
+    workload = study.workload
+    margin = workload.requirements.max_quality_loss
+    choice = choose(rows, study.incumbent)
+    undecided = {
+        name: n
+        for name, row in rows.items()
+        if row.comparison == "inconclusive"
+        and row.difference is not None
+        and (n := required_n(row.difference, margin)) is not None
+    }
+    simulated = tuple(name for name, row in rows.items() if row.simulated)
+    return Decision(
+        run_id=run_id,
+        workload=workload.name,
+        title=workload.title,
+        verdict=choice.verdict,
+        chosen=choice.chosen,
+        incumbent=study.incumbent,
+        margin=margin,
+        quality_metric=workload.quality,
+        tasks_per_month=workload.traffic.tasks_per_month,
+        headline=_headline(study, rows, choice),
+        reasons=_reasons(study, rows, choice, undecided),
+        flips_when=_flips(study, rows, results, choice),
+        required_n=undecided,
+        simulated=simulated,
+        eval_sha256=results[study.incumbent].eval_sha256,
+        candidates=dict(rows),
+        prices={
+            c.price: price
+            for name, c in study.candidates.items()
+            if c.kind == "rent" and (price := results[name].token_price) is not None
+        },
+        hardware={r.hardware.name: r.hardware for r in results.values() if r.hardware},
+    )
+
+
+def usd(amount: Decimal | None) -> str:
+    """Dollars for a person: `$1,234`, `$0.52`, `unknown`."""
+    if amount is None:
+        return "unknown"
+    return f"${amount:,.0f}" if abs(amount) >= 100 else f"${amount:,.2f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+def _break_even(
+    study: Study, result: EvaluateResult, incumbent: EvaluateResult
+) -> int | None:
+    """Volume from which an owned candidate is no dearer than a rented incumbent."""
+    rented_by_incumbent = incumbent.kind == "rent" and incumbent.cost.usd_per_task is not None
+    if result.kind == "rent" or not rented_by_incumbent or result.tasks_per_s is None:
+        return None
+    assert result.hardware is not None and incumbent.cost.usd_per_task is not None
+    workload = study.workload
+    return own_cost.break_even_tasks_per_month(
+        incumbent.cost.usd_per_task,
+        result.tasks_per_s,
+        result.hardware,
+        workload.own_costs,
+        workload.traffic,
+        result.tuned,
+    )
+
+
+def _headline(study: Study, rows: Mapping[str, CandidateDecision], choice: Choice) -> str:
+    tasks = f"{study.workload.traffic.tasks_per_month:,} tasks a month"
+    now = rows[study.incumbent]
+    if choice.chosen is None:
+        if choice.open_questions:
+            names = " and ".join(choice.open_questions)
+            return (
+                f"Not enough evidence: {names} would be cheaper, but the eval set is too small "
+                "to show that the quality is kept."
+            )
+        return "Not enough evidence: no candidate meets the requirements."
+    row = rows[choice.chosen]
+    if choice.chosen == study.incumbent:
+        verb = "Rent" if row.kind == "rent" else "Own"
+        return (
+            f"{verb}: keep {choice.chosen} at {usd(row.usd_per_month)} a month for {tasks}; no "
+            "cheaper candidate is shown to be as good."
+        )
+    no_llm = ", a classical model without any LLM" if row.kind == "baseline" else ""
+    verb = "Rent" if row.kind == "rent" else "Own"
+    saving = ""
+    if now.usd_per_month is not None and row.usd_per_month is not None:
+        saved = now.usd_per_month - row.usd_per_month
+        change = "saves" if saved >= 0 else "costs another"
+        saving = f", which {change} {usd(abs(saved))} a month against {study.incumbent}"
+    return (
+        f"{verb}: {choice.chosen}{no_llm} costs {usd(row.usd_per_month)} a month for "
+        f"{tasks}{saving}."
+    )
+
+
+def _reasons(
+    study: Study,
+    rows: Mapping[str, CandidateDecision],
+    choice: Choice,
+    undecided: Mapping[str, int],
+) -> tuple[str, ...]:
+    margin = _points(study.workload.requirements.max_quality_loss)
+    found: list[str] = []
+    for name, row in rows.items():
+        if row.excluded_because:
+            found.append(f"{name} is out: {row.excluded_because}.")
+            continue
+        if row.difference is None:
+            if row.quality is not None:
+                found.append(
+                    f"{name} is what is used today: {row.quality.mean:.1%} right, "
+                    f"{usd(row.usd_per_month)} a month."
+                )
+            continue
+        d = row.difference
+        span = f"{100 * d.mean:+.1f} points ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+        meaning = {
+            "superior": f"better than {study.incumbent}",
+            "non-inferior": f"as good as {study.incumbent} within {margin}",
+            "non-inferior-but-worse": f"worse, but by less than {margin}",
+            "inferior": f"worse than {study.incumbent} by more than {margin}",
+            "inconclusive": f"not settled: more or less than {margin} worse, both are possible",
+        }[row.comparison]
+        more = f"; about {undecided[name]:,} items would settle it" if name in undecided else ""
+        found.append(f"{name}: {span} on the same items, {meaning}{more}; "
+                     f"{usd(row.usd_per_month)} a month.")
+    simulated = [name for name, row in rows.items() if row.simulated]
+    if simulated:
+        found.insert(
+            0,
+            f"SIMULATED: the answers of {', '.join(simulated)} were made up by a stand-in. This "
+            "verdict shows how the workflow works and says nothing about the real model.",
+        )
+    if any(row.toy for row in rows.values()):
+        toys = ", ".join(name for name, row in rows.items() if row.toy)
+        found.append(f"{toys}: a toy base of a few million parameters, not an 8B model.")
+    return tuple(found)
+
+
+def _flips(
+    study: Study,
+    rows: Mapping[str, CandidateDecision],
+    results: Mapping[str, EvaluateResult],
+    choice: Choice,
+) -> tuple[str, ...]:
+    """What would have to change for another verdict, one input at a time."""
+    workload, incumbent = study.workload, rows[study.incumbent]
+    tasks = workload.traffic.tasks_per_month
+    found: list[str] = []
+    for name, row in rows.items():
+        if name == study.incumbent or row.excluded_because:
+            continue
+        meets = row.break_even_tasks_per_month
+        if row.comparison in GOOD_ENOUGH and results[name].kind != "rent":
+            if meets is None and incumbent.kind == "rent":
+                found.append(f"no volume makes {name} cheaper than {study.incumbent}")
+            elif meets is not None and meets > tasks:
+                found.append(f"the volume reaches {meets:,} tasks a month: {name} becomes cheaper")
+            elif meets is not None and name == choice.chosen:
+                found.append(f"the volume falls below {meets:,} tasks a month: {study.incumbent} "
+                             "becomes cheaper")
+        cheaper = (
+            row.usd_per_month is not None
+            and incumbent.usd_per_month is not None
+            and row.usd_per_month < incumbent.usd_per_month
+        )
+        if row.comparison in ("inferior", "inconclusive") and cheaper and row.difference:
+            found.append(
+                f"a quality loss of {_points(-row.difference.low)} is acceptable: {name} saves "
+                f"{usd((incumbent.usd_per_month or 0) - (row.usd_per_month or 0))} a month"
+            )
+    chosen = rows.get(choice.chosen or "")
+    if chosen and chosen is not incumbent and incumbent.kind == "rent":
+        ours, theirs = chosen.usd_per_month, incumbent.usd_per_month
+        if ours is not None and theirs:
+            drop = 1 - ours / theirs
+            found.append(
+                f"{study.incumbent} becomes {drop:.0%} cheaper: it then costs the same"
+            )
+    return tuple(found)

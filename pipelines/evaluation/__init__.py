@@ -1,0 +1,1 @@
+"""The runner: ask every candidate every item once, measure, grade, estimate."""

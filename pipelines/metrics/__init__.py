@@ -1,0 +1,39 @@
+"""How answers are graded. To add a metric, add one file here.
+
+`metrics/rouge_l.py` with a function `score(example, text, **params) -> float` makes
+`metric: rouge_l` valid in a study. The file name is the registration. Values lie in [0, 1],
+higher is better; `example_params()` gives parameters for the contract tests where some are needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Protocol, cast
+
+from pipelines.core.errors import ConfigError
+from pipelines.core.records import Example
+
+
+class ScoreText(Protocol):
+    """What `score` in a metric file looks like."""
+
+    def __call__(self, example: Example, text: str, **params: str) -> float:
+        """Grade one answer in [0, 1]; raise ScoringError when there is no honest number."""
+        ...
+
+
+def names() -> list[str]:
+    """All metrics, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ScoreText:
+    """Import `pipelines.metrics.<name>`.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if name not in names():
+        raise ConfigError(f"unknown metric {name!r}; pipelines/metrics/ has: {', '.join(names())}")
+    return cast(ScoreText, importlib.import_module(f"{__name__}.{name}").score)

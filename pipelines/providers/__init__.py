@@ -1,0 +1,85 @@
+"""Where answers come from. To add a provider, add one file here.
+
+`providers/acme.py` with an async context manager `connect(spec, client) -> Ask` makes
+`provider: acme` valid in a candidate. The file name is the registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, cast
+
+import aiohttp
+
+from pipelines.core.errors import ConfigError
+from pipelines.core.records import Message, Record, Usage
+
+NOT_PROVIDERS = ("http",)
+"""Modules here that providers are made from."""
+
+
+class ChatRequest(Record):
+    """One question, with everything that can change its answer."""
+
+    model: str
+    messages: tuple[Message, ...]
+    max_output_tokens: int
+    temperature: float | None = 0.0
+    """None = not sent: some models accept only their own default."""
+    extra: dict[str, str | int | float | bool | None] = {}
+
+
+class Completion(Record):
+    """What a provider returns for one call."""
+
+    text: str
+    model: str
+    usage: Usage | None
+    finish_reason: str | None
+    ttft_s: float | None
+    latency_s: float
+    started_at_s: float
+    n_attempts: int
+
+
+class Endpoint(Record):
+    """Where a provider speaks to."""
+
+    base_url: str | None = None
+    """None = the provider's public address."""
+    api_key_env: str | None = None
+    timeout_s: float = 120
+    max_attempts: int = 4
+
+
+class Ask(Protocol):
+    """A connected provider."""
+
+    async def __call__(self, request: ChatRequest) -> Completion:
+        """Answer one request; raise ProviderError when the call fails for good."""
+        ...
+
+
+Connect = Callable[[Endpoint, aiohttp.ClientSession], AbstractAsyncContextManager[Ask]]
+
+
+def names() -> list[str]:
+    """All providers, in alphabetical order."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name not in NOT_PROVIDERS)
+
+
+def load(name: str) -> Connect:
+    """Import `pipelines.providers.<name>`.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if name not in names():
+        raise ConfigError(
+            f"unknown provider {name!r}; pipelines/providers/ has: {', '.join(names())}"
+        )
+    return cast(Connect, importlib.import_module(f"{__name__}.{name}").connect)

@@ -1,0 +1,75 @@
+"""Claude through Anthropic's Messages API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from pipelines.core.errors import ProviderError
+from pipelines.core.records import Usage
+from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
+from pipelines.providers.http import StreamReader, api_key, stream
+
+PUBLIC_URL = "https://api.anthropic.com"
+API_VERSION = "2023-06-01"
+
+
+@asynccontextmanager
+async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
+    """Speak to `endpoint`."""
+    url = f"{(endpoint.base_url or PUBLIC_URL).rstrip('/')}/v1/messages"
+    headers = {"anthropic-version": API_VERSION, "x-api-key": api_key(endpoint) or ""}
+
+    async def ask(request: ChatRequest) -> Completion:
+        system = "\n\n".join(m.content for m in request.messages if m.role == "system")
+        body: dict[str, Any] = {
+            "model": request.model,
+            "messages": [m.model_dump() for m in request.messages if m.role != "system"],
+            "max_tokens": request.max_output_tokens,
+            "stream": True,
+            **({"system": system} if system else {}),
+            **request.extra,
+        }
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        return await stream(client, endpoint, url, headers, body, _handle)
+
+    yield ask
+
+
+def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
+    match event.get("type"):
+        case "message_start":
+            message = event["message"]
+            reader.model = message.get("model") or reader.model
+            reader.usage = _usage(message.get("usage") or {}, None)
+        case "content_block_delta":
+            reader.add(event["delta"].get("text") or "")
+        case "message_delta":
+            reader.finish_reason = event["delta"].get("stop_reason")
+            reader.usage = _usage(event.get("usage") or {}, reader.usage)
+        case "message_stop":
+            reader.finished = True
+        case "error":
+            raise ProviderError(f"error inside the stream: {str(event.get('error'))[:300]}")
+        case _:
+            pass
+
+
+def _usage(raw: dict[str, Any], before: Usage | None) -> Usage:
+    """Anthropic counts cached tokens beside `input_tokens`; ours include them."""
+    cached = raw.get("cache_read_input_tokens") or 0
+    if "input_tokens" in raw:
+        written = raw.get("cache_creation_input_tokens") or 0
+        n_input = raw["input_tokens"] + cached + written
+    else:
+        n_input = before.input_tokens if before else 0
+        cached = before.cached_input_tokens if before else 0
+    return Usage(
+        input_tokens=n_input,
+        cached_input_tokens=cached,
+        output_tokens=raw.get("output_tokens") or 0,
+    )

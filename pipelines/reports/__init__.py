@@ -1,0 +1,1 @@
+"""The decision for people: terminal table, Markdown note, one self-contained HTML file."""

@@ -1,0 +1,82 @@
+"""The decision table for a terminal, and as Markdown for MLflow and the README."""
+
+from __future__ import annotations
+
+from pipelines.core.results import CandidateDecision, Decision
+from pipelines.economics.verdict import usd
+
+HEADERS = ("candidate", "quality (95 %)", "difference", "p95", "$/1k tasks", "$/month", "finding")
+
+
+def table(decision: Decision) -> str:
+    """Aligned columns, verdict first."""
+    rows = [HEADERS, *_rows(decision)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(HEADERS))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    reasons = [f"  - {reason}" for reason in decision.reasons]
+    flips = [f"  - {flip}" for flip in decision.flips_when]
+    parts = [verdict_line(decision), decision.headline, "", *lines, "", "Why:", *reasons]
+    if flips:
+        parts += ["", "The answer changes when:", *flips]
+    return "\n".join(parts)
+
+
+def markdown(decision: Decision) -> str:
+    """Verdict, table and reasons in Markdown."""
+    parts = [
+        f"## {verdict_line(decision)}",
+        "",
+        decision.headline,
+        "",
+        *markdown_table(decision),
+        "",
+        *[f"- {reason}" for reason in decision.reasons],
+    ]
+    if decision.flips_when:
+        parts += ["", "The answer changes when:", "", *[f"- {f}" for f in decision.flips_when]]
+    return "\n".join(parts)
+
+
+def markdown_table(decision: Decision) -> list[str]:
+    """The table's lines in Markdown."""
+    rows = [HEADERS, tuple("---" for _ in HEADERS), *_rows(decision)]
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def verdict_line(decision: Decision) -> str:
+    """`Verdict: OWN tiny-lora`, with SIMULATED in front where it applies."""
+    mark = "SIMULATED - " if decision.simulated else ""
+    name = "NOT ENOUGH EVIDENCE" if decision.verdict == "insufficient" else decision.verdict.upper()
+    chosen = f" ({decision.chosen})" if decision.chosen else ""
+    return f"{mark}Verdict: {name}{chosen}"
+
+
+def _rows(decision: Decision) -> list[tuple[str, ...]]:
+    return [_row(name, row, decision) for name, row in decision.candidates.items()]
+
+
+def _row(name: str, row: CandidateDecision, decision: Decision) -> tuple[str, ...]:
+    marks = [mark for mark, on in (("simulated", row.simulated), ("toy", row.toy)) if on]
+    if name == decision.chosen:
+        marks.append("chosen")
+    quality = "not scored"
+    if row.quality is not None:
+        quality = f"{row.quality.mean:.3f} ({row.quality.low:.3f}-{row.quality.high:.3f})"
+    difference = "-"
+    if row.difference is not None:
+        d = row.difference
+        difference = f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+    mark = f" [{', '.join(marks)}]" if marks else ""
+    return (
+        name + mark,
+        quality,
+        difference,
+        "-" if row.latency_p95_s is None else f"{row.latency_p95_s:.3f} s",
+        "unknown" if row.usd_per_task is None else f"${row.usd_per_task * 1000:,.3f}",
+        usd(row.usd_per_month),
+        f"out: {row.excluded_because}" if row.excluded_because else row.comparison,
+    )

@@ -1,0 +1,56 @@
+"""Run a command that must not outlive its parent: `python guard.py COMMAND...`.
+
+The parent holds the other end of our stdin. When it closes it, or dies in any way, kill -9
+included, the read below ends and the command's whole process group is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+GRACE_S = 5.0
+
+
+def main() -> int:
+    """Start the command, wait for it or for the parent's end."""
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _stop(child))
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), _stop(child)), daemon=True).start()
+    code = child.wait()
+    _stop(child)  # workers that their dead parent left behind
+    return code
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the group, then SIGKILL to whoever is left."""
+    deadline = time.monotonic() + GRACE_S
+    number = signal.SIGTERM
+    while True:
+        try:
+            os.killpg(child.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+        if number == signal.SIGKILL:
+            return
+        while time.monotonic() < deadline and _alive(child.pid):
+            child.poll()
+            time.sleep(0.05)
+        number = signal.SIGKILL
+
+
+def _alive(group: int) -> bool:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, 0)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

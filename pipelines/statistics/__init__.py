@@ -1,0 +1,1 @@
+"""Pure functions: intervals and paired comparisons. No I/O, no dollars."""
