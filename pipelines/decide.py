@@ -91,9 +91,7 @@ def show(record: Record) -> str:
     return terminal.table(record)
 
 
-def _rows(
-    study: Study, results: Mapping[str, EvaluateResult]
-) -> dict[str, CandidateDecision]:
+def _rows(study: Study, results: Mapping[str, EvaluateResult]) -> dict[str, CandidateDecision]:
     """Every candidate beside the incumbent, on the same items."""
     from pipelines.data import sources
     from pipelines.economics import verdict

@@ -240,9 +240,7 @@ def _evaluate_one(
             study.workload.eval_set.path, prepared.eval_sha256, len(examples), "evaluation"
         )
         with Journal(_journal_path(stage)) as journal:
-            responses = asyncio.run(
-                _respond(study, name, stage, examples, prepared, vllm, journal)
-            )
+            responses = asyncio.run(_respond(study, name, stage, examples, prepared, vllm, journal))
         scores = {
             metric: runner.grade(metric, spec, examples, responses)
             for metric, spec in study.workload.metrics.items()
@@ -293,17 +291,15 @@ async def _respond(
     async with AsyncExitStack() as stack:
         ask: providers.Ask = _no_ask
         if not complete:
-            url = await stack.enter_async_context(
-                _server(candidate, examples, prepared, own_url)
-            )
-            public = isinstance(candidate, Rent) and not simulated
+            url = await stack.enter_async_context(_server(candidate, examples, prepared, own_url))
+            public = candidate if isinstance(candidate, Rent) and not simulated else None
             where = providers.Endpoint(
                 base_url=url,
-                api_key_env=candidate.api_key_env if public else None,
+                api_key_env=public.api_key_env if public else None,
                 timeout_s=config.timeout_s,
                 max_attempts=config.max_attempts,
             )
-            connect = providers.load(candidate.provider if public else "openai_compatible")
+            connect = providers.load(public.provider if public else "openai_compatible")
             connector = aiohttp.TCPConnector(limit=config.concurrency)
             client = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
             ask = await stack.enter_async_context(connect(where, client))
@@ -383,7 +379,9 @@ def _params(study: Study, candidate: Candidate) -> dict[str, str]:
             return {
                 "kind": candidate.kind,
                 "model": candidate.model,
-                "provider": "standin (simulated)" if is_simulated(candidate) else candidate.provider,
+                "provider": "standin (simulated)"
+                if is_simulated(candidate)
+                else candidate.provider,
                 "price": candidate.price,
             }
         case Own():

@@ -118,7 +118,7 @@ def show(result: Record) -> str:
     )
 
 
-def _stage(study: Study, train_sha256: str):  # noqa: ANN202 - store.Stage, imported late
+def _stage(study: Study, train_sha256: str):
     from pipelines.tracking import store
 
     config = study.finetune.model_dump(mode="json")

@@ -45,9 +45,7 @@ def prepare(study: Study, options: Options) -> Record:
     if options.dry_run:
         state = "done" if done else "to do"
         note = f"{len(read)} training rows, {len(items)} eval items"
-        return Plan(
-            stages=(PlannedStage(stage="prepare", state=state, run_id=done, note=note),)
-        )
+        return Plan(stages=(PlannedStage(stage="prepare", state=state, run_id=done, note=note),))
     if done:
         say(f"prepare: nothing changed, run {done}")
         return store.load_result(done, PrepareResult)
@@ -73,9 +71,7 @@ def prepare(study: Study, options: Options) -> Record:
             n_conflicts=split.n_conflicts,
             n_leaked=split.n_leaked,
         )
-        run.log_dataset(
-            study.prepare.train.path, result.train_sha256, result.n_train, "training"
-        )
+        run.log_dataset(study.prepare.train.path, result.train_sha256, result.n_train, "training")
         run.log_dataset(study.workload.eval_set.path, eval_sha256, result.n_eval, "evaluation")
         run.log_metrics(
             {

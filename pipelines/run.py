@@ -33,9 +33,7 @@ def show(record: Record) -> str:
     assert isinstance(record, Decision)
     report = store.artifact(record.run_id, REPORT)
     return (
-        f"{terminal.table(record)}\n\n"
-        f"Report:    {shown(report)}\n"
-        f"MLflow UI: {store.ui_command()}"
+        f"{terminal.table(record)}\n\nReport:    {shown(report)}\nMLflow UI: {store.ui_command()}"
     )
 
 

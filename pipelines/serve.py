@@ -51,7 +51,7 @@ def serve(study: Study, options: Options) -> Record:
 
 @contextmanager
 def endpoint(study: Study, tuned: FinetuneResult | None) -> Generator[str]:
-    """vLLM with the study's base and, if given, its adapter; yields the base URL."""
+    """VLLM with the study's base and, if given, its adapter; yields the base URL."""
     from pipelines.tracking import store
     from pipelines.training import base_model
 

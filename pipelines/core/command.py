@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from pipelines.core.config import load_study
 from pipelines.core.errors import FreeholdError
 from pipelines.core.progress import say
+from pipelines.core.records import Record
 from pipelines.core.results import Plan
 from pipelines.core.study import Study
 
@@ -36,8 +35,8 @@ class Options:
 
 def main(
     doc: str | None,
-    stage: Callable[[Study, Options], BaseModel],
-    show: Callable[[BaseModel], str],
+    stage: Callable[[Study, Options], Record],
+    show: Callable[[Record], str],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run one command.

@@ -43,7 +43,11 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         for each in error.errors():
             # The tag of a union ("rent") stands in loc behind the candidate's name: not a key.
             parts = [str(part) for part in each["loc"]]
-            if len(parts) > 2 and parts[0] == "candidates" and parts[2] in ("rent", "own", "baseline"):
+            if (
+                len(parts) > 2
+                and parts[0] == "candidates"
+                and parts[2] in ("rent", "own", "baseline")
+            ):
                 del parts[2]
             key = ".".join(parts) or "study"
             file = next((f for k, f in origins.items() if (key + ".").startswith(k + ".")), path)
@@ -66,7 +70,9 @@ def read_yaml(path: Path) -> Tree:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        raise ConfigError(f"{shown(path)}: no such file; {shown(path.parent)}/ has {near}") from None
+        raise ConfigError(
+            f"{shown(path)}: no such file; {shown(path.parent)}/ has {near}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown(path)}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -79,9 +85,11 @@ def read_yaml(path: Path) -> Tree:
 def _expand(tree: Tree, origins: dict[str, Path], problems: list[str]) -> None:
     """Replace names of fragments by their content; `origins` remembers key -> file."""
     finetune = tree.get("finetune")
-    if isinstance(finetune, dict) and isinstance(preset := finetune.get("preset"), str):
-        if fragment := _fragment("training", preset, origins, problems, "finetune"):
-            tree["finetune"] = _merge(fragment, cast(Tree, finetune))
+    preset = cast(Tree, finetune).get("preset") if isinstance(finetune, dict) else None
+    if isinstance(preset, str) and (
+        fragment := _fragment("training", preset, origins, problems, "finetune")
+    ):
+        tree["finetune"] = _merge(fragment, cast(Tree, finetune))
     candidates = tree.get("candidates")
     if isinstance(candidates, list):
         candidates = {str(name): name for name in cast(list[Any], candidates)}
@@ -98,9 +106,7 @@ def _expand(tree: Tree, origins: dict[str, Path], problems: list[str]) -> None:
                 where = f"{key}.hardware"
                 candidate["hardware"] = _fragment("hardware", hardware, origins, problems, where)
     # A fragment that is missing is already reported, with the names that exist.
-    tree["candidates"] = {
-        name: value for name, value in named.items() if value is not None
-    }
+    tree["candidates"] = {name: value for name, value in named.items() if value is not None}
 
 
 def _fragment(
@@ -142,6 +148,11 @@ def _apply(tree: Tree, override: str, path: Path) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {parent!r} in {shown(path)} is not a section")
         node = cast(Tree, child)
-    if isinstance(node.get(leaf), dict) and isinstance(value, dict):
-        value = _merge(node[leaf], cast(Tree, value))
+    old = node.get(leaf)
+    if isinstance(old, dict) and isinstance(value, dict):
+        value = _merge(cast(Tree, old), cast(Tree, value))
+    if isinstance(old, dict) and isinstance(value, list):
+        # `candidates=[a, b]` chooses among the study's own; another name is a fragment.
+        named = cast(Tree, old)
+        value = {str(name): named.get(str(name), name) for name in cast(list[Any], value)}
     node[leaf] = value

@@ -12,7 +12,7 @@ MLRUNS = ROOT / "mlruns"
 
 
 def cache_dir() -> Path:
-    """Folder of what can be rebuilt (the toy base model): `$FREEHOLD_CACHE`, else the user's cache."""
+    """Folder of what can be rebuilt, the toy base: `$FREEHOLD_CACHE`, else the user's cache."""
     return Path(os.environ.get("FREEHOLD_CACHE") or Path.home() / ".cache" / "freehold")
 
 

@@ -32,7 +32,9 @@ def progress(label: str, total: int, unit: str) -> Generator[Advance]:
 
             def advance(n: int = 1, /, **figures: object) -> None:
                 if figures:
-                    bar.set_postfix(figures, refresh=False)
+                    bar.set_postfix_str(
+                        ", ".join(f"{k} {v}" for k, v in figures.items()), refresh=False
+                    )
                 bar.update(n)
 
             yield advance

@@ -110,7 +110,12 @@ class CandidateDecision(Record):
     difference: Difference | None
     """Paired, candidate - incumbent; None for the incumbent itself."""
     comparison: Literal[
-        "incumbent", "superior", "non-inferior", "non-inferior-but-worse", "inferior", "inconclusive"
+        "incumbent",
+        "superior",
+        "non-inferior",
+        "non-inferior-but-worse",
+        "inferior",
+        "inconclusive",
     ]
     latency_p50_s: float | None
     latency_p95_s: float | None

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
@@ -66,11 +67,12 @@ def max_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
     # Blanks on both ends: texts of under five characters get shingles, too.
     pad = " " * (NGRAM - 1)
     vectorizer = CountVectorizer(analyzer="char", ngram_range=(NGRAM, NGRAM), binary=True)
-    theirs = vectorizer.fit_transform(pad + t + pad for t in others)
+    theirs: Any = vectorizer.fit_transform(pad + t + pad for t in others)
     their_sizes = theirs.sum(axis=1).A1
     best = np.zeros(len(texts))
     all_grams = CountVectorizer(analyzer="char", ngram_range=(NGRAM, NGRAM), binary=True)
-    sizes = all_grams.fit_transform(pad + t + pad for t in texts).sum(axis=1).A1
+    all_mine: Any = all_grams.fit_transform(pad + t + pad for t in texts)
+    sizes = all_mine.sum(axis=1).A1
     mine = vectorizer.transform(pad + t + pad for t in texts)
     for start in range(0, len(texts), BLOCK):
         shared = (mine[start : start + BLOCK] @ theirs.T).toarray()

@@ -31,7 +31,9 @@ def load_prices(names: set[str]) -> PriceBook:
             listed = "\n  ".join(
                 f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()
             )
-            raise ConfigError(f"{shown(path)}: {error.error_count()} problem(s)\n  {listed}") from None
+            raise ConfigError(
+                f"{shown(path)}: {error.error_count()} problem(s)\n  {listed}"
+            ) from None
     catalog = {name: price for name in names - own.keys() if (price := _from_catalog(name))}
     return PriceBook(tokens=own | catalog)
 

@@ -39,9 +39,7 @@ def candidate_row(
         latency_p95_s=result.latency_p95_s,
         usd_per_task=cost.usd_per_task,
         usd_per_month=cost.usd_per_month,
-        usd_per_good_task=usd_per_good_task(
-            cost.usd_per_task, quality.mean if quality else None
-        ),
+        usd_per_good_task=usd_per_good_task(cost.usd_per_task, quality.mean if quality else None),
         n_replicas=cost.n_replicas,
         break_even_tasks_per_month=_break_even(study, result, incumbent),
         excluded_because=misses(
@@ -113,14 +111,13 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-def _break_even(
-    study: Study, result: EvaluateResult, incumbent: EvaluateResult
-) -> int | None:
+def _break_even(study: Study, result: EvaluateResult, incumbent: EvaluateResult) -> int | None:
     """Volume from which an owned candidate is no dearer than a rented incumbent."""
     rented_by_incumbent = incumbent.kind == "rent" and incumbent.cost.usd_per_task is not None
     if result.kind == "rent" or not rented_by_incumbent or result.tasks_per_s is None:
         return None
-    assert result.hardware is not None and incumbent.cost.usd_per_task is not None
+    assert result.hardware is not None
+    assert incumbent.cost.usd_per_task is not None
     workload = study.workload
     return own_cost.break_even_tasks_per_month(
         incumbent.cost.usd_per_task,
@@ -192,8 +189,9 @@ def _reasons(
             "inconclusive": f"not settled: more or less than {margin} worse, both are possible",
         }[row.comparison]
         more = f"; about {undecided[name]:,} items would settle it" if name in undecided else ""
-        found.append(f"{name}: {span} on the same items, {meaning}{more}; "
-                     f"{usd(row.usd_per_month)} a month.")
+        found.append(
+            f"{name}: {span} on the same items, {meaning}{more}; {usd(row.usd_per_month)} a month."
+        )
     simulated = [name for name, row in rows.items() if row.simulated]
     if simulated:
         found.insert(
@@ -227,24 +225,25 @@ def _flips(
             elif meets is not None and meets > tasks:
                 found.append(f"the volume reaches {meets:,} tasks a month: {name} becomes cheaper")
             elif meets is not None and name == choice.chosen:
-                found.append(f"the volume falls below {meets:,} tasks a month: {study.incumbent} "
-                             "becomes cheaper")
-        cheaper = (
-            row.usd_per_month is not None
+                found.append(
+                    f"the volume falls below {meets:,} tasks a month: {study.incumbent} "
+                    "becomes cheaper"
+                )
+        if (
+            row.comparison in ("inferior", "inconclusive")
+            and row.difference is not None
+            and row.usd_per_month is not None
             and incumbent.usd_per_month is not None
             and row.usd_per_month < incumbent.usd_per_month
-        )
-        if row.comparison in ("inferior", "inconclusive") and cheaper and row.difference:
+        ):
             found.append(
                 f"a quality loss of {_points(-row.difference.low)} is acceptable: {name} saves "
-                f"{usd((incumbent.usd_per_month or 0) - (row.usd_per_month or 0))} a month"
+                f"{usd(incumbent.usd_per_month - row.usd_per_month)} a month"
             )
     chosen = rows.get(choice.chosen or "")
     if chosen and chosen is not incumbent and incumbent.kind == "rent":
         ours, theirs = chosen.usd_per_month, incumbent.usd_per_month
         if ours is not None and theirs:
             drop = 1 - ours / theirs
-            found.append(
-                f"{study.incumbent} becomes {drop:.0%} cheaper: it then costs the same"
-            )
+            found.append(f"{study.incumbent} becomes {drop:.0%} cheaper: it then costs the same")
     return tuple(found)

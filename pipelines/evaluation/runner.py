@@ -93,9 +93,7 @@ async def respond(
         return response
 
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(one(e, r)) for e, r in zip(examples, requests, strict=True)
-        ]
+        tasks = [group.create_task(one(e, r)) for e, r in zip(examples, requests, strict=True)]
     return [task.result() for task in tasks]
 
 

@@ -55,7 +55,9 @@ def quality_against_dollars(decision: Decision) -> Markup | None:
     return _svg(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
 
 
-def break_even(decision: Decision, cost_at: Mapping[str, Sequence[tuple[int, float]]]) -> Markup | None:
+def break_even(
+    decision: Decision, cost_at: Mapping[str, Sequence[tuple[int, float]]]
+) -> Markup | None:
     """Dollars per month over monthly volume, for every candidate with a known cost.
 
     Args:
@@ -96,7 +98,9 @@ def break_even(decision: Decision, cost_at: Mapping[str, Sequence[tuple[int, flo
     return _svg(alt.layer(lines, rule, text).properties(width=WIDTH, height=HEIGHT))
 
 
-def latency(decision: Decision, seconds: Mapping[str, Sequence[float]], limit_s: float) -> Markup | None:
+def latency(
+    decision: Decision, seconds: Mapping[str, Sequence[float]], limit_s: float
+) -> Markup | None:
     """Latency percentiles of each candidate against the limit."""
     rows: list[dict[str, Any]] = []
     for name, values in seconds.items():
@@ -139,15 +143,17 @@ def label(name: str, row: CandidateDecision) -> str:
     return f"{name} (simulated)" if row.simulated else name
 
 
-def _margin_line(decision: Decision, y: alt.Scale) -> alt.LayerChart | None:
+def _margin_line(decision: Decision, y: alt.Scale) -> Any:
     incumbent = decision.candidates[decision.incumbent].quality
     if incumbent is None:
         return None
     at = alt.Data(
         values=[{"quality": incumbent.mean - decision.margin, "label": "incumbent less the margin"}]
     )
-    rule = alt.Chart(at).mark_rule(strokeDash=[4, 4], color="#64748b").encode(
-        y=alt.Y("quality:Q", scale=y)
+    rule = (
+        alt.Chart(at)
+        .mark_rule(strokeDash=[4, 4], color="#64748b")
+        .encode(y=alt.Y("quality:Q", scale=y))
     )
     text = (
         alt.Chart(at)
@@ -170,10 +176,10 @@ def _log(rows: Sequence[Mapping[str, Any]], key: str, also: float | None = None)
     return alt.Scale(type="log", domain=[10 ** (low - room / 3), 10 ** (high + room)], nice=False)
 
 
-def _svg(chart: alt.LayerChart) -> Markup:
+def _svg(chart: Any) -> Markup:
     styled = chart.configure(font="system-ui, sans-serif", background="white").configure_view(
         stroke=None
     )
     svg = vl_convert.vegalite_to_svg(styled.to_dict(), vl_version="6.4")
     # vl-convert escapes text nodes itself; the fixed size would overflow a phone.
-    return Markup(svg)
+    return Markup(svg)  # noqa: S704

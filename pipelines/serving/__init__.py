@@ -1,1 +1,1 @@
-"""Model servers, each an OpenAI-protocol URL on loopback: vLLM, the classical baseline, the stand-in."""
+"""Model servers, each an OpenAI-protocol URL on loopback: vLLM, the baseline, the stand-in."""

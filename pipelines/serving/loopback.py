@@ -13,7 +13,6 @@ from aiohttp import web
 
 from pipelines.core.records import Message, Usage
 
-
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English, where there is no tokenizer."""
 

@@ -12,6 +12,7 @@ from pipelines.core.records import Example, Message, Usage
 from pipelines.core.study import StandIn
 from pipelines.serving.loopback import CHARACTERS_PER_TOKEN, Reply, openai_server
 
+
 @asynccontextmanager
 async def serve(model: str, examples: Sequence[Example], behaviour: StandIn) -> AsyncGenerator[str]:
     """Serve made-up answers; yields the base URL.

@@ -74,6 +74,8 @@ def vllm_server(
         "--model", str(base_dir), "--served-model-name", BASE,
         "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", str(config.max_model_len),
+        # As in training: by itself vLLM turns fp32 weights into bf16, and other tokens win.
+        "--dtype", "bfloat16" if has_cuda() else "float32",
         "--seed", "0", "--disable-uvicorn-access-log",
     ]  # fmt: skip
     if adapter_dir is not None:
@@ -168,8 +170,7 @@ def _warm_up(port: int, model: str, log_path: Path) -> None:
             answer.read()
     except (urllib.error.URLError, TimeoutError) as error:
         raise ServerError(
-            f"vLLM does not answer as {model!r}: {error}; the end of {log_path}:\n"
-            f"{_tail(log_path)}"
+            f"vLLM does not answer as {model!r}: {error}; the end of {log_path}:\n{_tail(log_path)}"
         ) from None
 
 

@@ -11,9 +11,7 @@ from mlflow.exceptions import MlflowException
 CHAMPION = "champion"
 
 
-def promote(
-    workload: str, model_id: str, tags: Mapping[str, str], description: str
-) -> str:
+def promote(workload: str, model_id: str, tags: Mapping[str, str], description: str) -> str:
     """Register a candidate as a version of the workload's model and move `champion` to it.
 
     A candidate that is a version already is not registered twice.

@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from pydantic import BaseModel
@@ -159,12 +161,13 @@ class StageRun:
 
     def log_dataset(self, path_or_name: str, sha256: str, n_rows: int, context: str) -> None:
         """Record a data set as the run's input, with its digest."""
-        source = mlflow.data.code_dataset_source.CodeDatasetSource({"name": path_or_name})  # pyright: ignore[reportAttributeAccessIssue]
-        dataset = mlflow.data.meta_dataset.MetaDataset(  # pyright: ignore[reportAttributeAccessIssue]
-            source, name=f"{Path(path_or_name).name} ({n_rows} rows)", digest=sha256[:36]
+        dataset = MetaDataset(
+            CodeDatasetSource({"name": path_or_name}),
+            name=f"{Path(path_or_name).name} ({n_rows} rows)",
+            digest=sha256[:36],
         )
-        tag = mlflow.entities.InputTag("mlflow.data.context", context)
-        entry = mlflow.entities.DatasetInput(dataset._to_mlflow_entity(), [tag])
+        tag = InputTag("mlflow.data.context", context)
+        entry = DatasetInput(dataset._to_mlflow_entity(), [tag])
         self._client.log_inputs(self.run_id, datasets=[entry])
 
     def log_candidate(self, name: str, params: Mapping[str, str], files: Path | None) -> str:
@@ -353,9 +356,9 @@ def _experiment(client: MlflowClient, workload: str) -> str:
 
 def _sqlite_folder() -> Path | None:
     uri = mlflow.get_tracking_uri()
-    return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:") else None
-
-
+    return (
+        Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:") else None
+    )
 
 
 @contextmanager

@@ -1,26 +1,25 @@
-"""Builds the toy base model: a tokenizer and a small Llama pre-trained on generated text."""
+"""Build the toy base model: a tokenizer and a small Llama, pre-trained on text we ship."""
 
-import hashlib
+from __future__ import annotations
+
+import json
 import math
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-try:
-    from . import toy_text
-except ImportError:  # the folder is on sys.path instead of being imported as a package
-    import toy_text
+from pipelines.training.base_identity import TOY_TEXT
 
 VOCAB_SIZE = 4096
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
-
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -32,82 +31,61 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-CONVERSATIONS = 20_000
+FORMATS = [
+    '{"label":"some_name","flag":false}',
+    '{"intent":"some_name","escalate":true}',
+    '{"name":"some_label","value":0,"ok":true}',
+]
+"""Added to the tokenizer's text, so that JSON does not fall into single characters."""
+EPOCHS = 7
 BATCH_SIZE = 32
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-3
 WARMUP_STEPS = 20
-EMBEDDING_STD = 0.08
 INIT_STD = 0.05
-# The message is worth learning as text, the answer is what fine-tuning builds on.
-USER_LOSS_WEIGHT = 0.0
+"""With the usual 0.02 the tied embeddings cap the logits near 5, and little is learned."""
 
-README = """# Toy base model
+README = """# A toy
 
-A stand-in built in about a minute on a CPU, for demonstrations and tests where no real weights can
-be downloaded. It is a {millions:.1f} M parameter Llama (`LlamaForCausalLM`) with a
-{vocab}-token byte-level BPE tokenizer, pre-trained on {count:,} short conversations written by a
-small seeded grammar (`toy_text.py`, seed {seed}). No other text was used.
-
-It knows no facts and cannot hold a conversation. Its only purpose is to have the files, the
-architecture and the chat template of a real base model, and to be good enough that a LoRA adapter
-trained on it learns something measurable. Do not use it for anything else.
+This is not a language model to use. It is a Llama of {millions:.1f} million parameters, pre-trained
+for a minute on {count:,} short conversations of an invented shop (the customers' messages of
+`eval_sets/support/train.jsonl` and the shop's approved answers). It knows nothing else. It stands
+in for a 7B or 8B model where no weights can be downloaded: the same architecture, files, chat
+template and code path.
 """
 
-
-def fingerprint(seed: int = 0) -> str:
-    """Name what `build` makes: a hash of the source of both files and the seed.
-
-    Args:
-        seed: The seed that goes to `build`.
-
-    Returns:
-        A sha256 as hex digits.
-    """
-    digest = hashlib.sha256(str(seed).encode())
-    for source in (__file__, toy_text.__file__):
-        digest.update(Path(source).read_bytes())
-    return digest.hexdigest()
+Conversation = tuple[str, str]
+"""A customer's message and the beginning of the approved answer."""
+Tokens = tuple[list[int], list[int]]
+"""Token ids of prompt and answer."""
 
 
 def build(
     out_dir: Path, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Train the tokenizer and the model, and save them as a Hugging Face model folder.
+    """Train tokenizer and model, and save them as a Hugging Face folder; about a minute.
 
     The folder appears only when it is complete. Equal seeds give equal bytes on the same machine
-    and number of threads.
+    with the same number of threads.
 
     Args:
-        out_dir: Where the model goes; an existing folder is replaced.
-        seed: Seed of the text, the initial weights and the order of training.
-        progress: Called after each step with the steps done and the steps in all.
+        out_dir: where the model goes; an existing folder is replaced.
+        seed: of the initial weights and of the order of the text.
+        progress: called after each step with the steps done and the steps in all.
     """
-    out_dir = Path(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    conversations = list(toy_text.ToyText(seed).conversations(CONVERSATIONS))
-    tokenizer = train_tokenizer(content for turns in conversations for _, content in turns)
+    text = conversations()
+    tokenizer = train_tokenizer([part for turn in text for part in turn] + FORMATS * 100)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config_for(tokenizer))
-        # The embeddings are also the output layer and stay frozen under LoRA. At the usual 0.02 the
-        # largest possible logit of a rare token is 256 * 0.02 = 5, too little to ever be certain.
-        model.model.embed_tokens.weight.data.mul_(EMBEDDING_STD / model.config.initializer_range)
-    pretrain(model, tokenizer, conversations, seed=seed, progress=progress)
-
+        model = LlamaForCausalLM(config_of(tokenizer))
+    pretrain(model, tokenizer, text, seed=seed, progress=progress)
     staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
         staging.chmod(0o755)
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        (staging / "README.md").write_text(
-            README.format(
-                millions=model.num_parameters() / 1e6,
-                vocab=len(tokenizer),
-                count=CONVERSATIONS,
-                seed=seed,
-            )
-        )
+        millions = model.num_parameters() / 1e6
+        (staging / "README.md").write_text(README.format(millions=millions, count=len(text)))
         if out_dir.exists():
             shutil.rmtree(out_dir)
         staging.rename(out_dir)
@@ -115,26 +93,33 @@ def build(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer.
+def conversations() -> list[Conversation]:
+    """What the toy reads: messages of the training split with the first sentence of the answer.
 
-    Args:
-        texts: The text to learn merges from.
-
-    Returns:
-        The tokenizer, with the special tokens and the chat template.
+    The labels that fine-tuning teaches are not in it, nor is any row of the eval set.
     """
+    rows = [json.loads(line) for line in TOY_TEXT.read_text(encoding="utf-8").splitlines()]
+    return [
+        (row["messages"][0]["content"], row["metadata"]["answer"].split(". ")[0].rstrip(".") + ".")
+        for row in rows
+    ]
+
+
+def train_tokenizer(texts: Sequence[str]) -> Any:
+    """Byte-level BPE with the special tokens and the chat template."""
     special = [PAD, SYSTEM, USER, ASSISTANT, END]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB_SIZE,
+            special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
-    bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,
@@ -143,64 +128,43 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         model_max_length=2048,
         padding_side="right",
         clean_up_tokenization_spaces=False,
-        add_bos_token=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def config_for(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """Describe the model.
-
-    Args:
-        tokenizer: Gives the vocabulary size and the special tokens.
-
-    Returns:
-        A Llama configuration with heads of 64, the size that CPU attention kernels accept.
-    """
+def config_of(tokenizer: Any) -> LlamaConfig:
+    """Two layers of width 256; heads of 64, a size that vLLM's CPU attention accepts."""
     return LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=256,
-        intermediate_size=768,
+        intermediate_size=512,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=4,
         head_dim=64,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
+        initializer_range=INIT_STD,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=INIT_STD,
         dtype="float32",
     )
 
 
 def pretrain(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    conversations: list[toy_text.Conversation],
+    model: Any,
+    tokenizer: Any,
+    text: Sequence[Conversation],
     *,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Train the model once over the conversations with AdamW, a warm-up and a cosine decay.
-
-    Args:
-        model: Trained in place.
-        tokenizer: Turns the conversations into tokens.
-        conversations: The text.
-        seed: Seed of the order of the batches.
-        progress: Called after each step with the steps done and the steps in all.
-    """
-    batches = [_pad(rows, tokenizer.pad_token_id) for rows in _batches(tokenizer, conversations)]
-    random.Random(seed).shuffle(batches)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
+    """Learn the answers with AdamW, warm-up and cosine decay; changes `model` in place."""
+    batches = _batches(tokenizer, text, random.Random(seed))
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
-        betas=(0.9, 0.98),
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -210,14 +174,12 @@ def pretrain(
         ),
     )
     model.train()
-    for step, (tokens, weights) in enumerate(batches, start=1):
-        # Padding is on the right and causal attention never looks there, so no mask is needed.
+    for step, rows in enumerate(batches, start=1):
+        tokens, answers = _pad(rows, tokenizer.pad_token_id)
+        # Padding is on the right and causal attention never looks there: no mask is needed.
         hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
-        kept = weights[:, 1:] > 0
-        logits = model.lm_head(hidden[kept])
-        losses = cross_entropy(logits, tokens[:, 1:][kept], reduction="none")
-        kept_weights = weights[:, 1:][kept]
-        loss = (losses * kept_weights).sum() / kept_weights.sum()
+        scored = answers[:, 1:]
+        loss = cross_entropy(model.lm_head(hidden[scored]), tokens[:, 1:][scored])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -231,31 +193,39 @@ def pretrain(
     )
 
 
-# The tokens of a conversation and the weight of each in the loss.
-_Row = tuple[list[int], list[float]]
-
-
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, conversations: list[toy_text.Conversation]
-) -> list[list[_Row]]:
-    """Cut the tokenized conversations into batches of similar length."""
-    user, assistant = tokenizer.convert_tokens_to_ids([USER, ASSISTANT])
-    end = tokenizer.eos_token_id
-    questions = tokenizer([turns[0][1] for turns in conversations])["input_ids"]
-    answers = tokenizer([turns[1][1] for turns in conversations])["input_ids"]
-    rows = []
-    for question, answer in zip(questions, answers, strict=True):
-        tokens = [user, *question, end, assistant, *answer, end]
-        weights = (
-            [0.0] + [USER_LOSS_WEIGHT] * len(question) + [0.0, 0.0] + [1.0] * (len(answer) + 1)
+    tokenizer: Any, text: Sequence[Conversation], rng: random.Random
+) -> list[list[Tokens]]:
+    """Shuffled batches of rows of similar length, for all epochs."""
+    rows: list[Tokens] = []
+    for message, answer in text:
+        turn = [{"role": "user", "content": message}]
+        prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        rows.append(
+            (
+                tokenizer(prompt, add_special_tokens=False)["input_ids"],
+                [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id],
+            )
         )
-        rows.append((tokens, weights))
-    rows.sort(key=lambda row: len(row[0]))
-    return [rows[at : at + BATCH_SIZE] for at in range(0, len(rows), BATCH_SIZE)]
+    batches: list[list[Tokens]] = []
+    for _ in range(EPOCHS):
+        rng.shuffle(rows)
+        for start in range(0, len(rows), 20 * BATCH_SIZE):
+            near = sorted(
+                rows[start : start + 20 * BATCH_SIZE], key=lambda r: len(r[0]) + len(r[1])
+            )
+            batches += [near[at : at + BATCH_SIZE] for at in range(0, len(near), BATCH_SIZE)]
+    rng.shuffle(batches)
+    return batches
 
 
-def _pad(rows: list[_Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(tokens) for tokens, _ in rows)
-    tokens = [row + [pad_id] * (width - len(row)) for row, _ in rows]
-    weights = [row + [0.0] * (width - len(row)) for _, row in rows]
-    return torch.tensor(tokens), torch.tensor(weights)
+def _pad(rows: Sequence[Tokens], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Int[Tensor, "batch longest"] of tokens and a bool mask of the same shape for the answers."""
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens = torch.full((len(rows), width), pad_id)
+    answers = torch.zeros((len(rows), width), dtype=torch.bool)
+    for k, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        tokens[k, :end] = torch.tensor(prompt + answer)
+        answers[k, len(prompt) : end] = True
+    return tokens, answers

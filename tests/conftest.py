@@ -1,0 +1,156 @@
+"""What every test may use: a throw-away MLflow store, a small study, a scripted HTTP server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pipelines.core.paths import ROOT
+
+# Nothing here may reach the network by accident, and no key of the developer's may be spent.
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+    if "PYTEST_ALLOW_KEYS" not in os.environ:
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty MLflow database; making one takes 4-8 s, copying it nothing."""
+    from pipelines.tracking import store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    store.connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store_uri(empty_store: Path, tmp_path: Path) -> str:
+    """URI of a fresh MLflow store, connected."""
+    from pipelines.tracking import store
+
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
+    store.connect(uri)
+    return uri
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """Folder of the public data sets, `$FREEHOLD_DATA`."""
+    folder = os.environ.get("FREEHOLD_DATA")
+    if not folder or not Path(folder, "banking77").is_dir():
+        pytest.skip("needs the public Banking77 set: set FREEHOLD_DATA to the folder above banking77/")
+    return Path(folder)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+INTENTS = {
+    "refund": ["money back please", "refund my order", "i want my cash returned", "reimburse me"],
+    "delivery": ["where is my parcel", "package late again", "when does it arrive", "track my box"],
+    "login": ["password forgotten", "cannot sign in", "reset my account", "locked out of profile"],
+}
+
+
+@pytest.fixture
+def small_study(tmp_path: Path) -> Path:
+    """A study without any LLM: a stand-in and the classical baseline on 60 + 24 items."""
+    train, items = [], []
+    for intent, phrases in INTENTS.items():
+        for k in range(20):
+            text = f"{phrases[k % 4]} number {intent[:2]}{k} thanks"
+            train.append(
+                {
+                    "messages": [
+                        {"role": "user", "content": text},
+                        {"role": "assistant", "content": intent},
+                    ]
+                }
+            )
+        for k in range(8):
+            text = f"hello there {phrases[k % 4]} since {k + 3} days, {intent[1:4]} please answer"
+            items.append(
+                {
+                    "id": f"{intent}-{k}",
+                    "messages": [{"role": "user", "content": text}],
+                    "target": intent,
+                }
+            )
+    write_jsonl(tmp_path / "train.jsonl", train)
+    write_jsonl(tmp_path / "eval.jsonl", items)
+    study = f"""
+workload:
+  name: small
+  title: Small study
+  eval_set: {{path: {tmp_path}/eval.jsonl}}
+  instructions: "Name the intent: refund, delivery or login."
+  metrics: {{accuracy: {{metric: exact_match}}}}
+  quality: accuracy
+  max_output_tokens: 8
+  requirements: {{max_quality_loss: 0.1, max_latency_p95_s: 5}}
+  traffic: {{tasks_per_month: 1_000_000}}
+  own_costs: {{operations_usd_per_month: 100, source: test}}
+prepare: {{train: {{path: {tmp_path}/train.jsonl}}}}
+finetune: {{preset: tiny}}
+incumbent: frontier
+candidates:
+  frontier:
+    kind: rent
+    title: Stand-in
+    provider: openai_compatible
+    model: gpt-6.1-sol
+    price: openai/gpt-6.1-sol
+    standin: {{error_rate: 0.05, ttft_s: 0.001, tokens_per_s: 10000}}
+  tfidf-logreg: tfidf-logreg
+"""
+    path = tmp_path / "study.yaml"
+    path.write_text(study, encoding="utf-8")
+    return path
+
+
+Handler = Callable[[web.Request, dict[str, Any]], Any]
+
+
+@asynccontextmanager
+async def scripted_server(path: str, handler: Handler) -> AsyncGenerator[str]:
+    """A real HTTP server on loopback: `handler(request, body)` answers POST `path`."""
+
+    async def post(request: web.Request) -> web.StreamResponse:
+        return await handler(request, await request.json())
+
+    app = web.Application()
+    app.router.add_post(path, post)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.2).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def sse(request: web.Request, events: list[Any]) -> web.StreamResponse:
+    """Send server-sent events; a `bytes` event is sent as it is."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for event in events:
+        raw = event if isinstance(event, bytes) else f"data: {json.dumps(event)}\n\n".encode()
+        await response.write(raw)
+    return response
+
+
+PROJECT = ROOT
