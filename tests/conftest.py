@@ -49,7 +49,9 @@ def public_data() -> Path:
     """Folder of the public data sets, `$FREEHOLD_DATA`."""
     folder = os.environ.get("FREEHOLD_DATA")
     if not folder or not Path(folder, "banking77").is_dir():
-        pytest.skip("needs the public Banking77 set: set FREEHOLD_DATA to the folder above banking77/")
+        pytest.skip(
+            "needs the public Banking77 set: set FREEHOLD_DATA to the folder above banking77/"
+        )
     return Path(folder)
 
 
@@ -133,10 +135,10 @@ async def scripted_server(path: str, handler: Handler) -> AsyncGenerator[str]:
 
     app = web.Application()
     app.router.add_post(path, post)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.2).start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
         yield f"http://{host}:{port}"
     finally:

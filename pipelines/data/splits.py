@@ -64,18 +64,18 @@ def max_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
     """Highest Jaccard similarity of each text to any of `others`; Float[Array, "texts"]."""
     if not texts or not others:
         return np.zeros(len(texts))
-    # Blanks on both ends: texts of under five characters get shingles, too.
-    pad = " " * (NGRAM - 1)
+    # Marks on both ends give short texts shingles, too. Not blanks: the vectorizer collapses them.
+    start, end = "^" * (NGRAM - 1), "$" * (NGRAM - 1)
     vectorizer = CountVectorizer(analyzer="char", ngram_range=(NGRAM, NGRAM), binary=True)
-    theirs: Any = vectorizer.fit_transform(pad + t + pad for t in others)
+    theirs: Any = vectorizer.fit_transform(start + t + end for t in others)
     their_sizes = theirs.sum(axis=1).A1
     best = np.zeros(len(texts))
     all_grams = CountVectorizer(analyzer="char", ngram_range=(NGRAM, NGRAM), binary=True)
-    all_mine: Any = all_grams.fit_transform(pad + t + pad for t in texts)
+    all_mine: Any = all_grams.fit_transform(start + t + end for t in texts)
     sizes = all_mine.sum(axis=1).A1
-    mine = vectorizer.transform(pad + t + pad for t in texts)
-    for start in range(0, len(texts), BLOCK):
-        shared = (mine[start : start + BLOCK] @ theirs.T).toarray()
-        union = sizes[start : start + BLOCK, None] + their_sizes[None, :] - shared
-        best[start : start + BLOCK] = (shared / union).max(axis=1)
+    mine = vectorizer.transform(start + t + end for t in texts)
+    for at in range(0, len(texts), BLOCK):
+        shared = (mine[at : at + BLOCK] @ theirs.T).toarray()
+        union = sizes[at : at + BLOCK, None] + their_sizes[None, :] - shared
+        best[at : at + BLOCK] = (shared / union).max(axis=1)
     return best

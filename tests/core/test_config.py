@@ -26,9 +26,9 @@ def test_all_problems_are_reported_at_once_with_file_and_key(small_study: Path) 
 
 
 def test_a_problem_inside_a_candidate_names_the_candidate_not_the_union(small_study: Path) -> None:
+    text = small_study.read_text().replace("    price: openai/gpt-6.1-sol\n", "")
+    small_study.write_text(text)
     with pytest.raises(ConfigError, match=r"candidates\.frontier\.price: Field required"):
-        text = small_study.read_text().replace("    price: openai/gpt-6.1-sol\n", "")
-        small_study.write_text(text)
         load_study(small_study)
 
 

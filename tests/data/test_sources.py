@@ -104,7 +104,7 @@ def test_an_unset_folder_variable_without_a_hub_says_what_to_set(
 
 def test_an_unreachable_hub_says_which_folder_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_FOLDER", raising=False)
-    with pytest.raises(DataError, match="set SOME_FOLDER to the folder that holds x.csv"):
+    with pytest.raises(DataError, match=r"set SOME_FOLDER to the folder that holds x\.csv"):
         load_eval(
             DataSource(path="$SOME_FOLDER/x.csv", text="text", target="y", hub="nobody/nothing")
         )

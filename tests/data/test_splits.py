@@ -43,8 +43,8 @@ def test_duplicates_conflicts_and_leaks_are_counted_apart() -> None:
 
 
 def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
-    # Padded with four blanks on both ends, "abc" has the 7 shingles "    a" ... "c    ".
-    # "abd" shares "    a", "   ab": 2 of 7 + 7 - 2 = 12.
+    # Four marks on both ends give "abc" the 7 shingles "^^^^a" ... "c$$$$".
+    # "abd" shares "^^^^a" and "^^^ab": 2 of 7 + 7 - 2 = 12.
     assert max_similarity(["abc"], ["abd"]) == pytest.approx([2 / 12])
     assert max_similarity(["abc", "xyz"], ["abc"]) == pytest.approx([1.0, 0.0])
 

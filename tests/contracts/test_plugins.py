@@ -1,0 +1,82 @@
+"""Every plug-in and every shipped study keeps its contract; a new file is covered by itself."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines import metrics, providers
+from pipelines.core.config import load_study
+from pipelines.core.errors import ConfigError, ScoringError
+from pipelines.core.paths import ROOT
+from pipelines.core.records import Example, Message
+from pipelines.economics.price_book import load_prices
+
+QUESTION = (Message(role="user", content="Where is my refund?"),)
+STUDIES = sorted((ROOT / "configs").glob("*.yaml"))
+CANDIDATES = sorted(path.stem for path in (ROOT / "configs" / "candidates").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (ROOT / "configs" / "training").glob("*.yaml"))
+
+
+def params(name: str) -> dict[str, str]:
+    module = importlib.import_module(f"pipelines.metrics.{name}")
+    return module.example_params() if hasattr(module, "example_params") else {}
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_a_metric_gives_its_own_target_one(name: str) -> None:
+    target = json.dumps({"label": "refund_status"})
+    example = Example(id="e1", messages=QUESTION, target=target)
+    assert metrics.load(name)(example, target, **params(name)) == 1.0
+    assert metrics.load(name)(example, "something else", **params(name)) == 0.0
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_a_metric_without_its_target_refuses_instead_of_scoring_zero(name: str) -> None:
+    with pytest.raises(ScoringError, match="e1"):
+        metrics.load(name)(Example(id="e1", messages=QUESTION, target=" "), "x", **params(name))
+
+
+def test_unknown_plugins_name_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown metric 'f2'.*exact_match"):
+        metrics.load("f2")
+    with pytest.raises(ConfigError, match=r"unknown provider 'acme'.*openai_compatible"):
+        providers.load("acme")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_shipped_study_loads_and_is_priced(path: Path) -> None:
+    study = load_study(path)
+    for spec in study.workload.metrics.values():
+        metrics.load(spec.metric)
+    names = {c.price for c in study.candidates.values() if c.kind == "rent"}
+    book = load_prices(names)
+    for name in names:
+        assert book.token_price(name).usd_per_million_output_tokens > 0
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_every_shipped_candidate_loads_and_is_priced(name: str) -> None:
+    study = load_study(ROOT / "configs" / "quickstart.yaml", [
+        f"candidates=[frontier-standin, {name}]",
+    ])  # fmt: skip
+    candidate = study.candidates[name]
+    if candidate.kind == "rent":
+        providers.load(candidate.provider)
+        assert load_prices({candidate.price}).token_price(candidate.price)
+    else:
+        assert candidate.hardware.usd_per_hour > 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_shipped_preset_loads(name: str) -> None:
+    study = load_study(ROOT / "configs" / "quickstart.yaml", [f"finetune.preset={name}"])
+    assert study.finetune.preset == name
+
+
+def test_a_missing_price_names_the_folder_to_edit() -> None:
+    with pytest.raises(ConfigError, match=r"no token price for 'openai/none'.*configs/prices/"):
+        load_prices({"openai/none"}).token_price("openai/none")
