@@ -65,7 +65,8 @@ def connect(uri: str | None = None) -> None:
         MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own
         reason = str(error).splitlines()[0][:300]
-        raise UserError(f"MLflow store {_without_password(uri)} cannot be used: {reason}") from None
+        message = f"MLflow store {uri} cannot be used: {reason}"
+        raise UserError(_without_password(message, uri)) from None
 
 
 @dataclass(frozen=True)
@@ -283,10 +284,11 @@ def artifact(run_id: str, name: str) -> Path:
     """
     try:
         uri = f"{MlflowClient().get_run(run_id).info.artifact_uri}/{name}"
-        if (path := local_file_uri_to_path(uri)) != uri or "://" not in uri:
-            if not Path(path).exists():
+        if urlsplit(uri).scheme in ("", "file"):
+            path = Path(local_file_uri_to_path(uri))
+            if not path.exists():
                 raise FileNotFoundError(path)
-            return Path(path)
+            return path
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))  # pyright: ignore[reportPrivateImportUsage]
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0][:200]
@@ -311,7 +313,7 @@ def ui_command() -> str:
     """What to type to open the MLflow UI on this store."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
-        return f"open {_without_password(uri)}"
+        return f"open {_without_password(uri, uri)}"
     # One worker without the job runner takes 0.5 GB; the default takes 3.1 GB.
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --workers 1 "
@@ -384,6 +386,7 @@ def _git_commit() -> str:
     return done.stdout.strip()
 
 
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+def _without_password(text: str, uri: str) -> str:
+    """`text` with the password that `uri` carries blanked out; libraries quote the whole URI."""
+    password = urlsplit(uri).password
+    return text.replace(password, "***") if password else text
