@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
-from pipelines.core.errors import ConfigError, MissingRunError, Refused
+from pipelines.core.errors import ConfigError, MissingRunError, Refused, ServerError
 from pipelines.core.paths import ROOT
 from pipelines.core.results import Decision, PromoteResult
 from pipelines.decide import REPORT, decide
@@ -38,7 +38,10 @@ def test_simulated_shows_wherever_it_is_touched(small_study: Path, store_uri: st
     assert "frontier [simulated" in terminal.table(decision)
     report = store.artifact(decision.run_id, REPORT).read_text(encoding="utf-8")
     assert report.count("SIMULATED") >= 2
-    runs = {r.info.run_name: r for r in mlflow.search_runs(search_all_experiments=True, output_format="list")}
+    runs = {
+        r.info.run_name: r
+        for r in mlflow.search_runs(search_all_experiments=True, output_format="list")
+    }
     assert runs["evaluate frontier"].data.tags["simulated"] == "true"
     assert runs["evaluate tfidf-logreg"].data.tags["simulated"] == "false"
     assert runs["decide"].data.tags["simulated"] == "true"
@@ -126,7 +129,9 @@ def test_a_missing_price_stops_before_the_first_call(small_study: Path, store_ur
 def test_a_real_candidate_without_its_key_stops_before_the_first_call(
     small_study: Path, store_uri: str
 ) -> None:
-    with pytest.raises(ConfigError, match="candidate gpt-6-luna needs an API key: set OPENAI_API_KEY"):
+    with pytest.raises(
+        ConfigError, match="candidate gpt-6-luna needs an API key: set OPENAI_API_KEY"
+    ):
         decision_of(small_study, store_uri, "candidates=[frontier, gpt-6-luna]")
 
 
@@ -139,7 +144,7 @@ def test_without_vllm_own_candidates_say_what_to_install(
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *a: None if name == "vllm" else find(name, *a)
     )
-    with pytest.raises(Exception, match="vLLM is not installed.*scripts/setup"):
+    with pytest.raises(ServerError, match="vLLM is not installed.*scripts/setup"):
         decision_of(small_study, store_uri, "candidates=[frontier, own-base]")
 
 
@@ -198,9 +203,7 @@ def test_the_stand_in_errs_at_its_rate_and_always_the_same_way(
     assert quality.mean == 1.0
 
 
-def test_the_banking77_baseline_reproduces_its_anchor(
-    public_data: Path, store_uri: str
-) -> None:
+def test_the_banking77_baseline_reproduces_its_anchor(public_data: Path, store_uri: str) -> None:
     study = load_study(
         ROOT / "configs" / "banking77.yaml",
         ["candidates=[tfidf-logreg]", "incumbent=tfidf-logreg"],

@@ -101,6 +101,7 @@ def test_lineage_and_config_are_on_the_run(small_study: Path, store_uri: str) ->
     assert found.data.tags["stage"] == "prepare"
     assert len(found.data.tags["config_sha256"]) == 64
     assert found.data.tags["git_commit"]
+    assert found.inputs is not None
     assert {d.dataset.name.split()[0] for d in found.inputs.dataset_inputs} == {
         "train.jsonl",
         "eval.jsonl",
@@ -155,5 +156,8 @@ def test_a_remote_server_works_the_same(small_study: Path, server: str) -> None:
     assert first == again
     report = store.artifact(first.run_id, REPORT).read_text(encoding="utf-8")
     assert "SIMULATED" in report
-    names = [r.info.run_name for r in mlflow.search_runs(search_all_experiments=True, output_format="list")]
+    names = [
+        str(r.info.run_name)
+        for r in mlflow.search_runs(search_all_experiments=True, output_format="list")
+    ]
     assert sorted(names) == ["decide", "evaluate frontier", "evaluate tfidf-logreg", "prepare"]
