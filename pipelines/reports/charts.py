@@ -78,7 +78,7 @@ def break_even(
         return None
     lines = (
         alt.Chart(alt.Data(values=rows))
-        .mark_line(strokeWidth=2, interpolate="step-after")
+        .mark_line(strokeWidth=2, interpolate="linear")
         .encode(
             x=alt.X("tasks:Q", title="tasks per month (log scale)", scale=_log(rows, "tasks"),
                     axis=alt.Axis(format="~s", tickCount=6)),
@@ -157,7 +157,7 @@ def _margin_line(decision: Decision, y: alt.Scale) -> Any:
     )
     text = (
         alt.Chart(at)
-        .mark_text(align="left", x=6, dy=-6, color="#64748b")
+        .mark_text(align="right", x=WIDTH - 6, dy=9, color="#64748b")
         .encode(y=alt.Y("quality:Q", scale=y), text="label:N")
     )
     return alt.layer(rule, text)
@@ -177,8 +177,11 @@ def _log(rows: Sequence[Mapping[str, Any]], key: str, also: float | None = None)
 
 
 def _svg(chart: Any) -> Markup:
-    styled = chart.configure(font="system-ui, sans-serif", background="white").configure_view(
-        stroke=None
+    styled = (
+        chart.configure(font="system-ui, sans-serif", background="white")
+        .configure_view(stroke=None)
+        .configure_axis(gridOpacity=0.35)
+        .configure_legend(labelLimit=260, columnPadding=28)
     )
     svg = vl_convert.vegalite_to_svg(styled.to_dict(), vl_version="6.4")
     # vl-convert escapes text nodes itself; the fixed size would overflow a phone.

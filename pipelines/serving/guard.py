@@ -22,7 +22,8 @@ def main() -> int:
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop(child))
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), _stop(child)), daemon=True).start()
+    # os.read, not sys.stdin: a thread inside a buffered read aborts the interpreter at its end.
+    threading.Thread(target=lambda: (os.read(0, 1), _stop(child)), daemon=True).start()
     code = child.wait()
     _stop(child)  # workers that their dead parent left behind
     return code

@@ -9,6 +9,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 CHAMPION = "champion"
+MODEL_ID = "model_id"
+"""Tag of a version; MLflow's own field of this name is empty in search results."""
 
 
 def promote(workload: str, model_id: str, tags: Mapping[str, str], description: str) -> str:
@@ -23,8 +25,8 @@ def promote(workload: str, model_id: str, tags: Mapping[str, str], description: 
     source = f"models:/{model_id}"
     version = _version_of(client, workload, model_id)
     if version is None:
-        version = str(mlflow.register_model(source, workload, tags=dict(tags)).version)
-    for key, value in tags.items():
+        version = str(mlflow.register_model(source, workload).version)
+    for key, value in {**tags, MODEL_ID: model_id}.items():
         client.set_model_version_tag(workload, version, key, value)
     client.update_model_version(workload, version, description)
     client.set_registered_model_alias(workload, CHAMPION, version)
@@ -41,6 +43,6 @@ def champion(workload: str) -> str | None:
 
 def _version_of(client: MlflowClient, workload: str, model_id: str) -> str | None:
     for version in client.search_model_versions(f"name = '{workload}'"):
-        if version.model_id == model_id:
+        if version.tags.get(MODEL_ID) == model_id:
             return str(version.version)
     return None
