@@ -132,7 +132,7 @@ def latency(
     rule = alt.Chart(marks).mark_rule(strokeDash=[4, 4], color="#b91c1c").encode(x="seconds:Q")
     text = (
         alt.Chart(marks)
-        .mark_text(align="right", dx=-5, y=10, color="#b91c1c")
+        .mark_text(align="left", dx=5, y=10, color="#b91c1c")
         .encode(x="seconds:Q", text="label:N")
     )
     return _svg(alt.layer(lines, rule, text).properties(width=WIDTH, height=HEIGHT))
@@ -157,7 +157,7 @@ def _margin_line(decision: Decision, y: alt.Scale) -> Any:
     )
     text = (
         alt.Chart(at)
-        .mark_text(align="right", x=WIDTH - 6, dy=9, color="#64748b")
+        .mark_text(align="center", x=WIDTH / 2, dy=-7, color="#64748b")
         .encode(y=alt.Y("quality:Q", scale=y), text="label:N")
     )
     return alt.layer(rule, text)

@@ -235,3 +235,13 @@ def test_no_library_is_asked_to_run_remote_code_or_unpickle() -> None:
     assert "trust_remote_code" not in source
     assert "pickle" not in source.replace("no pickle", "")
     assert "torch.load" not in source
+
+
+def test_qlora_trains_on_a_base_in_4_bits(base: Path, tmp_path: Path) -> None:
+    trained, logged = train(base, tmp_path, quantization="nf4", epochs=8)
+    losses = [figures["train/loss"] for _, figures in logged]
+    assert losses[-1] < 0.7 * losses[0]
+    assert logged[0][1]["train/grad_norm"] > 0
+    settings = json.loads((trained.adapter_dir / "adapter_config.json").read_text())
+    modules = {name.split(".")[-1] for name in settings["target_modules"]}
+    assert modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
