@@ -36,6 +36,7 @@ from pipelines.core.results import (
     PrepareResult,
 )
 from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
+from pipelines.evaluation import asked
 from pipelines.finetune import ADAPTER, finetune
 from pipelines.prepare import EVAL_FILE, TRAIN_FILE, prepare
 from pipelines.serve import endpoint
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from pipelines.tracking.store import Stage
 
 RESPONSES, SCORES = "responses.jsonl", "scores.jsonl"
-CHARACTERS_PER_TOKEN = 4
-"""For estimates before a call only; afterwards the provider's own count holds."""
 SECONDS_PER_CALL = 2.0
 """Guess for the duration in a dry run."""
 
@@ -59,11 +58,11 @@ def evaluate(study: Study, options: Options) -> Record:
     _check(study)
     prices = _prices(study)
     needs_tuning = any(isinstance(c, Own) and c.tuned for c in study.candidates.values())
-    upstream = finetune(study, options) if needs_tuning else prepare(study, options)
+    prepared = prepare(study, options)
+    upstream = finetune(study, options, prepared) if needs_tuning else prepared
     if isinstance(upstream, Plan):
         return _plan(study, prices, upstream)
     tuned = upstream if isinstance(upstream, FinetuneResult) else None
-    prepared = prepare(study, options) if tuned else upstream
     assert isinstance(prepared, PrepareResult)
 
     from pipelines.tracking import store
@@ -107,15 +106,6 @@ def show(record: Record) -> str:
     return "\n".join(lines)
 
 
-def is_simulated(candidate: Candidate) -> bool:
-    """True when the stand-in answers, because there is no key."""
-    return (
-        isinstance(candidate, Rent)
-        and candidate.standin is not None
-        and not (candidate.api_key_env and os.environ.get(candidate.api_key_env))
-    )
-
-
 def _check(study: Study) -> None:
     """Everything that can be wrong is said before anything is trained or paid.
 
@@ -128,7 +118,7 @@ def _check(study: Study) -> None:
     for spec in study.workload.metrics.values():
         metrics.load(spec.metric)
     for name, candidate in study.candidates.items():
-        if isinstance(candidate, Rent) and not is_simulated(candidate):
+        if isinstance(candidate, Rent) and not asked.is_simulated(candidate):
             providers.load(candidate.provider)
             if candidate.api_key_env and not os.environ.get(candidate.api_key_env):
                 raise ConfigError(
@@ -165,29 +155,9 @@ def _stage(
     from pipelines.tracking.store import Stage
 
     workload, candidate = study.workload, study.candidates[name]
-    asked: dict[str, Any] = {
-        "kind": candidate.kind,
-        "instructions": _instructions(study, candidate, tuned),
-        "max_output_tokens": workload.max_output_tokens,
-        "concurrency": study.evaluate.concurrency,
-    }
-    match candidate:
-        case Rent() if is_simulated(candidate) and candidate.standin is not None:
-            asked["standin"] = candidate.standin.model_dump(mode="json")
-            asked["eval_sha256"] = prepared.eval_sha256  # it answers from the targets
-        case Rent():
-            asked |= candidate.model_dump(
-                mode="json", include={"provider", "model", "base_url", "request"}
-            )
-        case Own():
-            asked["base"] = identity(study.finetune.base)
-            asked["chat_template_options"] = study.finetune.chat_template_options
-            asked["adapter_sha256"] = tuned.adapter_sha256 if candidate.tuned and tuned else None
-        case Baseline():
-            asked["method"] = candidate.method
-            asked["train_sha256"] = prepared.train_sha256
+    base = identity(study.finetune.base)
     inputs: dict[str, Any] = {
-        "asked": asked,
+        "asked": asked.what_is_asked(study, name, prepared, tuned, base),
         "title": candidate.title,
         "eval_sha256": prepared.eval_sha256,
         "metrics": {k: v.model_dump(mode="json") for k, v in workload.metrics.items()},
@@ -200,15 +170,6 @@ def _stage(
         inputs["hardware"] = candidate.hardware.model_dump(mode="json")
         inputs["own_costs"] = workload.own_costs.model_dump(mode="json")
     return Stage("evaluate", workload.name, inputs, candidate=name)
-
-
-def _instructions(study: Study, candidate: Candidate, tuned: FinetuneResult | None) -> str:
-    """System prompt: the tuned model gets the one it was trained with, a classifier none."""
-    if isinstance(candidate, Baseline):
-        return ""
-    if isinstance(candidate, Own) and candidate.tuned and tuned is not None:
-        return tuned.instructions
-    return study.workload.instructions
 
 
 def _evaluate_one(
@@ -234,8 +195,10 @@ def _evaluate_one(
     with store.open_run(
         stage, data_sha256=prepared.eval_sha256, inputs=inputs, description=candidate.title
     ) as run:
-        run.set_tags({"simulated": str(is_simulated(candidate)).lower(), "kind": candidate.kind})
-        run.log_params({"title": candidate.title, **_params(study, candidate)})
+        run.set_tags(
+            {"simulated": str(asked.is_simulated(candidate)).lower(), "kind": candidate.kind}
+        )
+        run.log_params({"title": candidate.title, **asked.params(study, candidate)})
         run.log_dataset(
             study.workload.eval_set.path, prepared.eval_sha256, len(examples), "evaluation"
         )
@@ -248,7 +211,7 @@ def _evaluate_one(
         adapter = None
         if uses_adapter and tuned is not None:
             adapter = store.artifact(tuned.run_id, ADAPTER)
-        model_id = run.log_candidate(name, _params(study, candidate), adapter)
+        model_id = run.log_candidate(name, asked.params(study, candidate), adapter)
         price = prices.token_price(candidate.price) if isinstance(candidate, Rent) else None
         result = summarise(
             study, name, examples, responses, scores, price,
@@ -282,10 +245,13 @@ async def _respond(
 
     from pipelines import providers
     from pipelines.evaluation import runner
+    from pipelines.serving.vllm_server import BASE, TUNED
 
     candidate, config = study.candidates[name], study.evaluate
-    simulated = is_simulated(candidate)
-    requests = _requests(study, name, stage, examples)
+    simulated = asked.is_simulated(candidate)
+    system = stage.inputs["asked"]["instructions"]
+    own_model = TUNED if isinstance(candidate, Own) and candidate.tuned else BASE
+    requests = asked.requests(study, name, system, examples, own_model)
     complete = all(request.sha256 in journal.answered for request in requests)
     own_url = vllm() if isinstance(candidate, Own) and not complete else None
     async with AsyncExitStack() as stack:
@@ -315,29 +281,6 @@ async def _no_ask(request: ChatRequest) -> Completion:
     raise AssertionError(f"the journal answers everything, yet {request.sha256} was asked")
 
 
-def _requests(
-    study: Study, name: str, stage: Stage, examples: Sequence[Example]
-) -> list[ChatRequest]:
-    from pipelines.evaluation.runner import requests_for
-    from pipelines.serving.vllm_server import BASE, TUNED
-
-    candidate = study.candidates[name]
-    model, extra = name, {}
-    if isinstance(candidate, Own):
-        model = TUNED if candidate.tuned else BASE
-    elif isinstance(candidate, Rent):
-        model, extra = candidate.model, dict(candidate.request)
-    temperature = extra.pop("temperature", 0.0)
-    return requests_for(
-        examples,
-        model=model,
-        instructions=stage.inputs["asked"]["instructions"],
-        max_output_tokens=study.workload.max_output_tokens,
-        temperature=None if temperature is None else float(temperature),
-        extra=extra,
-    )
-
-
 @asynccontextmanager
 async def _server(
     candidate: Candidate,
@@ -355,7 +298,7 @@ async def _server(
             rows = _rows(prepared.run_id, TRAIN_FILE, TrainingRow)
             async with classical.serve(candidate.method, rows) as url:
                 yield url
-        case Rent() if is_simulated(candidate) and candidate.standin is not None:
+        case Rent() if asked.is_simulated(candidate) and candidate.standin is not None:
             from pipelines.serving import standin
 
             async with standin.serve(candidate.model, examples, candidate.standin) as url:
@@ -373,34 +316,6 @@ def _journal_path(stage: Stage) -> Path:
     return work_root() / "journal" / f"{stage.workload}-{stage.candidate}-{digest}.jsonl"
 
 
-def _params(study: Study, candidate: Candidate) -> dict[str, str]:
-    match candidate:
-        case Rent():
-            return {
-                "kind": candidate.kind,
-                "model": candidate.model,
-                "provider": "standin (simulated)"
-                if is_simulated(candidate)
-                else candidate.provider,
-                "price": candidate.price,
-            }
-        case Own():
-            return {
-                "kind": candidate.kind,
-                "model": study.finetune.preset,
-                "provider": "vllm",
-                "adapter": "lora" if candidate.tuned else "none",
-                "hardware": candidate.hardware.name,
-            }
-        case Baseline():
-            return {
-                "kind": candidate.kind,
-                "model": candidate.method,
-                "provider": "scikit-learn",
-                "hardware": candidate.hardware.name,
-            }
-
-
 RowT = TypeVar("RowT", bound=Record)
 
 
@@ -413,9 +328,7 @@ def _rows(run_id: str, name: str, row_type: type[RowT]) -> list[RowT]:
 
 def _plan(study: Study, prices: PriceBook, plan: Plan) -> Plan:
     """What each candidate would cost; only rented, real ones cost dollars per call."""
-    from pipelines.core.records import Usage
     from pipelines.data import sources
-    from pipelines.economics.token_cost import usd_of_call
     from pipelines.tracking import store
 
     examples = sources.load_eval(study.workload.eval_set)
@@ -433,19 +346,11 @@ def _plan(study: Study, prices: PriceBook, plan: Plan) -> Plan:
             done = store.find_finished(_stage(study, name, prepared, tuned, prices))
         n_calls = 0 if done else len(examples)
         usd, note = None, candidate.title
-        if isinstance(candidate, Rent) and not is_simulated(candidate):
-            prompts = (
-                len(study.workload.instructions) + sum(len(m.content) for m in e.messages)
-                for e in examples
-            )
-            usage = Usage(
-                input_tokens=sum(prompts) // CHARACTERS_PER_TOKEN,
-                output_tokens=len(examples) * study.workload.max_output_tokens,
-            )
+        if isinstance(candidate, Rent) and not asked.is_simulated(candidate):
             price = prices.token_price(candidate.price)
-            usd = Decimal(0) if done else usd_of_call(price, usage)
+            usd = Decimal(0) if done else asked.estimated_usd(study, examples, price)
             note += "; dollars at four characters per token and the longest answers"
-        elif is_simulated(candidate):
+        elif asked.is_simulated(candidate):
             note += "; SIMULATED, costs nothing"
         lines.append(
             PlannedStage(

@@ -23,9 +23,9 @@ from pipelines.training.base_identity import identity
 ADAPTER = "adapter"
 
 
-def finetune(study: Study, options: Options) -> Record:
-    """Prepare if needed, fetch the base, train, log."""
-    prepared = prepare(study, options)
+def finetune(study: Study, options: Options, prepared: Record | None = None) -> Record:
+    """Fetch the base, train, log; prepares first, unless the caller did."""
+    prepared = prepared or prepare(study, options)
     if isinstance(prepared, Plan):
         return _plan(study, prepared)
     assert isinstance(prepared, PrepareResult)

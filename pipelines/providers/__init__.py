@@ -10,12 +10,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, cast
-
-import aiohttp
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pipelines.core.errors import ConfigError
 from pipelines.core.records import Message, Record, Usage
+
+if TYPE_CHECKING:
+    import aiohttp
 
 NOT_PROVIDERS = ("http",)
 """Modules here that providers are made from."""
@@ -63,7 +64,7 @@ class Ask(Protocol):
         ...
 
 
-Connect = Callable[[Endpoint, aiohttp.ClientSession], AbstractAsyncContextManager[Ask]]
+Connect = Callable[[Endpoint, "aiohttp.ClientSession"], AbstractAsyncContextManager[Ask]]
 
 
 def names() -> list[str]:

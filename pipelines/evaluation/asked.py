@@ -1,0 +1,131 @@
+"""What each candidate is asked with: its prompt, model and parameters, and how MLflow shows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from pipelines.core.prices import TokenPrice
+from pipelines.core.records import Example, Usage
+from pipelines.core.results import FinetuneResult, PrepareResult
+from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
+from pipelines.economics.token_cost import usd_of_call
+from pipelines.evaluation.runner import requests_for
+from pipelines.providers import ChatRequest
+
+CHARACTERS_PER_TOKEN = 4
+"""For estimates before a call only; afterwards the provider's own count holds."""
+
+
+def is_simulated(candidate: Candidate) -> bool:
+    """True when the stand-in answers, because there is no key."""
+    return (
+        isinstance(candidate, Rent)
+        and candidate.standin is not None
+        and not (candidate.api_key_env and os.environ.get(candidate.api_key_env))
+    )
+
+
+def what_is_asked(
+    study: Study,
+    name: str,
+    prepared: PrepareResult,
+    tuned: FinetuneResult | None,
+    base: str,
+) -> dict[str, Any]:
+    """All that the answers of a candidate depend on; `base` names the open weights."""
+    workload, candidate = study.workload, study.candidates[name]
+    asked: dict[str, Any] = {
+        "kind": candidate.kind,
+        "instructions": instructions(study, candidate, tuned),
+        "max_output_tokens": workload.max_output_tokens,
+        "concurrency": study.evaluate.concurrency,
+    }
+    match candidate:
+        case Rent() if is_simulated(candidate) and candidate.standin is not None:
+            asked["standin"] = candidate.standin.model_dump(mode="json")
+            asked["eval_sha256"] = prepared.eval_sha256  # it answers from the targets
+        case Rent():
+            asked |= candidate.model_dump(
+                mode="json", include={"provider", "model", "base_url", "request"}
+            )
+        case Own():
+            asked["base"] = base
+            asked["chat_template_options"] = study.finetune.chat_template_options
+            asked["adapter_sha256"] = tuned.adapter_sha256 if candidate.tuned and tuned else None
+        case Baseline():
+            asked["method"] = candidate.method
+            asked["train_sha256"] = prepared.train_sha256
+    return asked
+
+
+def instructions(study: Study, candidate: Candidate, tuned: FinetuneResult | None) -> str:
+    """System prompt: the tuned model gets the one it was trained with, a classifier none."""
+    if isinstance(candidate, Baseline):
+        return ""
+    if isinstance(candidate, Own) and candidate.tuned and tuned is not None:
+        return tuned.instructions
+    return study.workload.instructions
+
+
+def requests(
+    study: Study, name: str, system: str, examples: Sequence[Example], own_model: str
+) -> list[ChatRequest]:
+    """What is sent for each example; `own_model` is the name under which vLLM serves an own one."""
+    candidate = study.candidates[name]
+    model, extra = name, {}
+    if isinstance(candidate, Own):
+        model = own_model
+    elif isinstance(candidate, Rent):
+        model, extra = candidate.model, dict(candidate.request)
+    temperature = extra.pop("temperature", 0.0)
+    return requests_for(
+        examples,
+        model=model,
+        instructions=system,
+        max_output_tokens=study.workload.max_output_tokens,
+        temperature=None if temperature is None else float(temperature),
+        extra=extra,
+    )
+
+
+def params(study: Study, candidate: Candidate) -> dict[str, str]:
+    """The candidate as MLflow shows it."""
+    match candidate:
+        case Rent():
+            return {
+                "kind": candidate.kind,
+                "model": candidate.model,
+                "provider": "standin (simulated)"
+                if is_simulated(candidate)
+                else candidate.provider,
+                "price": candidate.price,
+            }
+        case Own():
+            return {
+                "kind": candidate.kind,
+                "model": study.finetune.preset,
+                "provider": "vllm",
+                "adapter": "lora" if candidate.tuned else "none",
+                "hardware": candidate.hardware.name,
+            }
+        case Baseline():
+            return {
+                "kind": candidate.kind,
+                "model": candidate.method,
+                "provider": "scikit-learn",
+                "hardware": candidate.hardware.name,
+            }
+
+
+def estimated_usd(study: Study, examples: Sequence[Example], price: TokenPrice) -> Decimal:
+    """Dollars to ask for every example: four characters a token, and the longest answers."""
+    system = len(study.workload.instructions)
+    prompts = (system + sum(len(m.content) for m in e.messages) for e in examples)
+    usage = Usage(
+        input_tokens=sum(prompts) // CHARACTERS_PER_TOKEN,
+        output_tokens=len(examples) * study.workload.max_output_tokens,
+    )
+    return usd_of_call(price, usage)
