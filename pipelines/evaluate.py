@@ -15,8 +15,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -24,9 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.core import command
 from pipelines.core.command import Options
-from pipelines.core.errors import ConfigError
+from pipelines.core.errors import BudgetReached, ConfigError
 from pipelines.core.progress import progress, say
-from pipelines.core.records import Example, Record, Response, TrainingRow
+from pipelines.core.records import Example, Record, Score, TrainingRow
 from pipelines.core.results import (
     EvaluateResult,
     EvaluateResults,
@@ -43,14 +44,40 @@ from pipelines.serve import endpoint
 from pipelines.training.base_identity import identity
 
 if TYPE_CHECKING:
-    from pipelines.core.prices import PriceBook
+    from pipelines.core.prices import PriceBook, TokenPrice
+    from pipelines.evaluation.budget import Budget
     from pipelines.evaluation.journal import Journal
-    from pipelines.providers import ChatRequest, Completion
-    from pipelines.tracking.store import Stage
+    from pipelines.evaluation.runner import Answers
+    from pipelines.tracking.store import Stage, StageRun
 
 RESPONSES, SCORES = "responses.jsonl", "scores.jsonl"
 SECONDS_PER_CALL = 2.0
 """Guess for the duration in a dry run."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One candidate to be evaluated, with all that it needs."""
+
+    study: Study
+    name: str
+    stage: Stage
+    examples: Sequence[Example]
+    prepared: PrepareResult
+    tuned: FinetuneResult | None
+    """The adapter; None for a candidate that does not use it."""
+    price: TokenPrice | None
+    budget: Budget
+    vllm: Callable[[], str]
+    """Starts the server of the own candidates, or finds it running; gives its URL."""
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.study.candidates[self.name]
+
+    @property
+    def simulated(self) -> bool:
+        return asked.is_simulated(self.candidate)
 
 
 def evaluate(study: Study, options: Options) -> Record:
@@ -67,8 +94,11 @@ def evaluate(study: Study, options: Options) -> Record:
 
     from pipelines.tracking import store
 
-    examples = _rows(prepared.run_id, EVAL_FILE, Example)
+    items = _rows(prepared.run_id, EVAL_FILE, Example)
+    examples = asked.repeated(items, study.evaluate.n_samples)
     results: dict[str, EvaluateResult] = {}
+    stages = {name: _stage(study, name, prepared, tuned, prices) for name in study.candidates}
+    budget = _budget(study, stages, prices)
     with ExitStack() as stack:
 
         @cache
@@ -77,14 +107,25 @@ def evaluate(study: Study, options: Options) -> Record:
             return stack.enter_context(endpoint(study, tuned))
 
         for name in study.candidates:
-            stage = _stage(study, name, prepared, tuned, prices)
+            stage = stages[name]
             if done := store.find_finished(stage):
                 say(f"evaluate: {name}: nothing changed, run {done}")
                 results[name] = store.load_result(done, EvaluateResult)
                 continue
-            results[name] = _evaluate_one(
-                study, name, stage, examples, prepared, tuned, prices, vllm
-            )
+            candidate = study.candidates[name]
+            job = _Job(
+                study, name, stage, examples, prepared,
+                tuned if isinstance(candidate, Own) and candidate.tuned else None,
+                prices.token_price(candidate.price) if isinstance(candidate, Rent) else None,
+                budget, vllm,
+            )  # fmt: skip
+            results[name] = _evaluate_one(job)
+    if budget.reached:
+        raise BudgetReached(
+            f"evaluate.budget_usd is reached: ${budget.spent_usd:.4f} of ${budget.limit_usd} are "
+            "spent. What was answered is kept and in MLflow; go on with "
+            "--set evaluate.budget_usd=MORE"
+        )
     return EvaluateResults(results=results)
 
 
@@ -162,6 +203,8 @@ def _stage(
         "eval_sha256": prepared.eval_sha256,
         "metrics": {k: v.model_dump(mode="json") for k, v in workload.metrics.items()},
         "quality": workload.quality,
+        "grading": study.evaluate.grading.model_dump(mode="json"),
+        "n_samples": study.evaluate.n_samples,
         "traffic": workload.traffic.model_dump(mode="json"),
     }
     if isinstance(candidate, Rent):
@@ -172,113 +215,145 @@ def _stage(
     return Stage("evaluate", workload.name, inputs, candidate=name)
 
 
-def _evaluate_one(
-    study: Study,
-    name: str,
-    stage: Stage,
-    examples: Sequence[Example],
-    prepared: PrepareResult,
-    tuned: FinetuneResult | None,
-    prices: PriceBook,
-    vllm: Callable[[], str],
-) -> EvaluateResult:
-    from pipelines.evaluation import runner
+def _evaluate_one(job: _Job) -> EvaluateResult:
     from pipelines.evaluation.journal import Journal
-    from pipelines.evaluation.summary import describe, figures, summarise
     from pipelines.tracking import store
 
-    candidate = study.candidates[name]
-    uses_adapter = isinstance(candidate, Own) and candidate.tuned
-    inputs = {"prepare": prepared.run_id}
-    if uses_adapter and tuned is not None:
-        inputs["finetune"] = tuned.run_id
-    with store.open_run(
-        stage, data_sha256=prepared.eval_sha256, inputs=inputs, description=candidate.title
-    ) as run:
-        run.set_tags(
-            {"simulated": str(asked.is_simulated(candidate)).lower(), "kind": candidate.kind}
-        )
-        run.log_params({"title": candidate.title, **asked.params(study, candidate)})
+    inputs = {"prepare": job.prepared.run_id}
+    if job.tuned is not None:
+        inputs["finetune"] = job.tuned.run_id
+    with (
+        store.open_run(
+            job.stage,
+            data_sha256=job.prepared.eval_sha256,
+            inputs=inputs,
+            description=job.candidate.title,
+        ) as run,
+        Journal(_journal_path(job.stage)) as journal,
+    ):
+        params = asked.params(job.study, job.candidate)
+        run.set_tags({"simulated": str(job.simulated).lower(), "kind": job.candidate.kind})
+        run.log_params({"title": job.candidate.title, **params})
         run.log_dataset(
-            study.workload.eval_set.path, prepared.eval_sha256, len(examples), "evaluation"
+            job.study.workload.eval_set.path,
+            job.prepared.eval_sha256,
+            len(job.examples),
+            "evaluation",
         )
-        with Journal(_journal_path(stage)) as journal:
-            responses = asyncio.run(_respond(study, name, stage, examples, prepared, vllm, journal))
-        scores = {
-            metric: runner.grade(metric, spec, examples, responses)
-            for metric, spec in study.workload.metrics.items()
-        }
-        adapter = None
-        if uses_adapter and tuned is not None:
-            adapter = store.artifact(tuned.run_id, ADAPTER)
-        model_id = run.log_candidate(name, asked.params(study, candidate), adapter)
-        price = prices.token_price(candidate.price) if isinstance(candidate, Rent) else None
-        result = summarise(
-            study, name, examples, responses, scores, price,
-            run_id=run.run_id, model_id=model_id, eval_sha256=prepared.eval_sha256,
-            adapter_sha256=tuned.adapter_sha256 if uses_adapter and tuned else None,
-        )  # fmt: skip
-        run.log_rows(RESPONSES, responses)
-        run.log_rows(SCORES, [score for each in scores.values() for score in each])
-        run.log_metrics(figures(result), model_id=model_id)
-        run.set_tags({"reusable": str(result.n_errors == 0).lower()})
-        run.describe(describe(result))
-        run.save_result(result)
+        answers = asyncio.run(_respond(job, journal))
+        adapter = None if job.tuned is None else store.artifact(job.tuned.run_id, ADAPTER)
+        model_id = run.log_candidate(job.name, params, adapter)
+        result = _grade(job, run, answers, journal, model_id)
     if result.n_errors:
         listed = "; ".join(f"{count} x {reason}" for reason, count in result.errors.items())
-        say(f"evaluate: {name}: {result.n_errors} of {result.n_total} calls failed: {listed}")
+        say(f"evaluate: {job.name}: {result.n_errors} of {result.n_total} calls failed: {listed}")
         say("evaluate: the same command asks only these again")
+    if len(result.served_models) > 1:
+        say(f"evaluate: {job.name}: several models answered: {', '.join(result.served_models)}")
     return result
 
 
-async def _respond(
-    study: Study,
-    name: str,
-    stage: Stage,
-    examples: Sequence[Example],
-    prepared: PrepareResult,
-    vllm: Callable[[], str],
-    journal: Journal,
-) -> list[Response]:
+def _grade(
+    job: _Job, run: StageRun, answers: Answers, journal: Journal, model_id: str
+) -> EvaluateResult:
+    """Score the answers and write everything to the run."""
+    from pipelines.evaluation.grading import UNPARSEABLE, grade
+    from pipelines.evaluation.summary import describe, figures, summarise
+
+    workload, grading = job.study.workload, job.study.evaluate.grading
+    values: dict[str, dict[str, float | None]] = {metric: {} for metric in workload.metrics}
+    n_unparseable = 0
+
+    def scores() -> Iterator[Score]:
+        """Each score once: kept as a number here, as a row in MLflow."""
+        nonlocal n_unparseable
+        for metric, spec in workload.metrics.items():
+            for score in grade(metric, spec, job.examples, answers, grading):
+                values[metric][score.example_id] = score.value
+                if metric == workload.quality:
+                    n_unparseable += score.reason.startswith(UNPARSEABLE)
+                yield score
+
+    run.log_rows(RESPONSES, answers)
+    run.log_rows(SCORES, scores())
+    sent = set(answers.digests)
+    result = summarise(
+        job.study, job.name, job.examples, answers,
+        (r for r in journal.rows() if r.request_sha256 in sent),
+        values, job.price,
+        n_unparseable=n_unparseable,
+        run_id=run.run_id, model_id=model_id, eval_sha256=job.prepared.eval_sha256,
+        adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,
+    )  # fmt: skip
+    run.log_metrics(figures(result), model_id=model_id)
+    run.set_tags({"reusable": str(result.n_errors == 0).lower()})
+    run.describe(describe(result))
+    run.save_result(result)
+    return result
+
+
+async def _respond(job: _Job, journal: Journal) -> Answers:
     """Ask for what the journal does not answer; without any, no server is started."""
     import aiohttp
 
     from pipelines import providers
+    from pipelines.economics.token_cost import usd_of_response
     from pipelines.evaluation import runner
+    from pipelines.evaluation.budget import Budget
     from pipelines.serving.vllm_server import BASE, TUNED
 
-    candidate, config = study.candidates[name], study.evaluate
-    simulated = asked.is_simulated(candidate)
-    system = stage.inputs["asked"]["instructions"]
+    candidate, config, examples = job.candidate, job.study.evaluate, job.examples
+    system = job.stage.inputs["asked"]["instructions"]
     own_model = TUNED if isinstance(candidate, Own) and candidate.tuned else BASE
-    requests = asked.requests(study, name, system, examples, own_model)
-    complete = all(request.sha256 in journal.answered for request in requests)
-    own_url = vllm() if isinstance(candidate, Own) and not complete else None
+    request_of = asked.request_maker(job.study, job.name, system, own_model)
+    digests = [request_of(example).sha256 for example in examples]
+    answers = runner.Answers(examples, digests, journal, job.name)
+    if all(digest in journal for digest in digests):
+        return answers
+    paid = None if job.simulated else job.price
+    own_url = job.vllm() if isinstance(candidate, Own) else None
     async with AsyncExitStack() as stack:
-        ask: providers.Ask = _no_ask
-        if not complete:
-            url = await stack.enter_async_context(_server(candidate, examples, prepared, own_url))
-            public = candidate if isinstance(candidate, Rent) and not simulated else None
-            where = providers.Endpoint(
-                base_url=url,
-                api_key_env=public.api_key_env if public else None,
-                timeout_s=config.timeout_s,
-                max_attempts=config.max_attempts,
-            )
-            connect = providers.load(public.provider if public else "openai_compatible")
-            connector = aiohttp.TCPConnector(limit=config.concurrency)
-            client = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-            ask = await stack.enter_async_context(connect(where, client))
-        label = f"evaluate: {name}{' (simulated)' if simulated else ''}"
+        url = await stack.enter_async_context(_server(candidate, examples, job.prepared, own_url))
+        public = candidate if isinstance(candidate, Rent) and not job.simulated else None
+        where = providers.Endpoint(
+            base_url=url,
+            api_key_env=public.api_key_env if public else None,
+            timeout_s=config.timeout_s,
+            max_attempts=config.max_attempts,
+            concurrency=config.concurrency,
+        )
+        connect = providers.load(public.provider if public else "openai_compatible")
+        connector = aiohttp.TCPConnector(limit=config.concurrency)
+        client = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        ask = await stack.enter_async_context(connect(where, client))
+        label = f"evaluate: {job.name}{' (simulated)' if job.simulated else ''}"
         with progress(label, len(examples), "items") as advance:
-            return await runner.respond(
-                ask, examples, requests, journal,
-                concurrency=config.concurrency, simulated=simulated, advance=advance,
+            await runner.respond(
+                ask, examples, digests, request_of, journal,
+                concurrency=config.concurrency,
+                simulated=job.simulated,
+                advance=advance,
+                budget=job.budget if paid else Budget(None),
+                reserve_usd=lambda r: asked.estimated_usd(paid, r) if paid else Decimal(0),
+                usd_of=lambda r: usd_of_response(paid, r) if paid else Decimal(0),
             )  # fmt: skip
+    return answers
 
 
-async def _no_ask(request: ChatRequest) -> Completion:
-    raise AssertionError(f"the journal answers everything, yet {request.sha256} was asked")
+def _budget(study: Study, stages: Mapping[str, Stage], prices: PriceBook) -> Budget:
+    """The study's budget with what all paid candidates have cost so far."""
+    from pipelines.economics.token_cost import usd_of_response
+    from pipelines.evaluation.budget import Budget
+    from pipelines.evaluation.journal import Journal
+
+    spent = Decimal(0)
+    if study.evaluate.budget_usd is not None:
+        for name, candidate in study.candidates.items():
+            if isinstance(candidate, Rent) and not asked.is_simulated(candidate):
+                price = prices.token_price(candidate.price)
+                with Journal(_journal_path(stages[name])) as journal:
+                    spent += sum((usd_of_response(price, r) for r in journal.rows()), Decimal(0))
+    return Budget(study.evaluate.budget_usd, spent)
 
 
 @asynccontextmanager
@@ -344,11 +419,13 @@ def _plan(study: Study, prices: PriceBook, plan: Plan) -> Plan:
         done = None
         if prepared is not None and not waits:
             done = store.find_finished(_stage(study, name, prepared, tuned, prices))
-        n_calls = 0 if done else len(examples)
+        n_calls = 0 if done else len(examples) * study.evaluate.n_samples
         usd, note = None, candidate.title
         if isinstance(candidate, Rent) and not asked.is_simulated(candidate):
             price = prices.token_price(candidate.price)
-            usd = Decimal(0) if done else asked.estimated_usd(study, examples, price)
+            request_of = asked.request_maker(study, name, study.workload.instructions, name)
+            each = (asked.estimated_usd(price, request_of(example)) for example in examples)
+            usd = Decimal(0) if done else sum(each, Decimal(0)) * study.evaluate.n_samples
             note += "; dollars at four characters per token and the longest answers"
         elif asked.is_simulated(candidate):
             note += "; SIMULATED, costs nothing"

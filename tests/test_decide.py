@@ -110,8 +110,7 @@ def test_a_new_volume_prices_the_old_answers_anew_without_asking(
     async def no_ask(*_: Any, **__: Any) -> None:
         raise AssertionError("a request was sent again")
 
-    monkeypatch.setattr("pipelines.providers.http.stream", no_ask)
-    monkeypatch.setattr("pipelines.providers.openai_compatible.stream", no_ask)
+    monkeypatch.setattr("pipelines.providers.http.Caller.stream", no_ask)
     after = decision_of(small_study, store_uri, "workload.traffic.tasks_per_month=2_000_000")
     now, then = after.candidates["frontier"], before.candidates["frontier"]
     assert now.quality == then.quality
@@ -166,9 +165,9 @@ def test_failed_calls_lower_coverage_and_are_asked_again(
     small_study: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.core.errors import ProviderError
-    from pipelines.providers import openai_compatible
+    from pipelines.providers import http
 
-    real = openai_compatible.stream
+    real = http.Caller.stream
     calls = 0
 
     async def flaky(*args: Any) -> Any:
@@ -178,14 +177,14 @@ def test_failed_calls_lower_coverage_and_are_asked_again(
             raise ProviderError("HTTP 503: out of order")
         return await real(*args)
 
-    monkeypatch.setattr(openai_compatible, "stream", flaky)
+    monkeypatch.setattr(http.Caller, "stream", flaky)
     broken = decision_of(small_study, store_uri)
     row = broken.candidates["frontier"]
     # Every third of 24 calls failed: 16 answered, two thirds covered, below the limit of 98 %.
     assert row.coverage == pytest.approx(16 / 24)
     assert row.excluded_because is not None
     assert "66.7%" in row.excluded_because
-    monkeypatch.setattr(openai_compatible, "stream", real)
+    monkeypatch.setattr(http.Caller, "stream", real)
     mended = decision_of(small_study, store_uri)
     assert mended.candidates["frontier"].coverage == 1.0
 

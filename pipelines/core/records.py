@@ -68,6 +68,29 @@ class Usage(Record):
     """The part of `input_tokens` that was read from a prompt cache."""
     output_tokens: int
     """All generated tokens, reasoning included."""
+    reasoning_tokens: int = 0
+    """The part of `output_tokens` that was thought and not shown."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+Outcome = Literal[
+    "answered", "truncated", "refused", "filtered", "context_length", "failed", "not_asked"
+]
+"""How one call ended.
+
+answered: the model stopped by itself · truncated: it ran into the token limit · refused: the model
+said no · filtered: a content filter of the provider did · context_length: the prompt is too long
+for the model · failed: transport, rate limit or server error · not_asked: the budget was reached.
+The first five are the candidate's doing; the last two are nobody's and lower the coverage.
+"""
+NOBODYS: frozenset[Outcome] = frozenset({"failed", "not_asked"})
 
 
 class Response(Record):
@@ -79,12 +102,17 @@ class Response(Record):
     text: str | None = None
     error: str | None = None
     """Why there is no text. A failed call is a row, not a crash and not a wrong answer."""
+    outcome: Outcome = "answered"
     usage: Usage | None = None
     """None when the provider reported none."""
     model: str
     """The name the server says it served, which may be newer than the one asked for."""
     finish_reason: str | None = None
     n_attempts: int = 1
+    wasted_usage: Usage | None = None
+    """Tokens that the provider reported for attempts which broke off; they are billed, too."""
+    n_broken_off: int = 0
+    """Attempts that broke off after the answer began: billed perhaps, tokens perhaps unknown."""
     started_at_s: float
     """Unix time at which the request was sent."""
     ttft_s: float | None = None
@@ -99,6 +127,11 @@ class Response(Record):
         if (self.text is None) == (self.error is None):
             raise ValueError(f"{self.example_id}: a response has either a text or an error")
         return self
+
+    @property
+    def is_final(self) -> bool:
+        """False when asking again may end differently."""
+        return self.outcome not in NOBODYS
 
 
 class Score(Record):

@@ -77,14 +77,23 @@ class EvaluateResult(Record):
     """None = not one response could be scored."""
     n_total: int
     n_errors: int
+    """Calls that failed or were not made: nobody's fault, they lower the coverage."""
     errors: dict[str, int]
-    """Reason -> count."""
+    """Reason -> count of these, the ten most frequent."""
+    outcomes: dict[str, int]
+    """How the calls ended (`Outcome`) -> count."""
+    n_unparseable: int
+    """Answers that the quality metric could not read; they count as wrong."""
     latency_p50_s: float | None
     latency_p95_s: float | None
     ttft_p50_s: float | None
     tasks_per_s: float | None
     """Answers per second of wall time while requests were in flight."""
     cost: Cost
+    spent_usd: Decimal | None
+    """List price of all calls so far, failed ones included; None when owned or simulated."""
+    n_broken_off: int
+    """Attempts that broke off after the answer began; a provider may bill more than is known."""
     token_price: TokenPrice | None
     hardware: Hardware | None
     adapter_sha256: str | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.core.prices import Hardware
-from pipelines.core.records import Record
+from pipelines.core.records import Outcome, Record
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 """Lower case, digits, dash, underscore: MLflow model names allow no `/ : . %` nor quotes."""
@@ -181,6 +181,20 @@ class ServeConfig(Record):
     """CPU only: memory for the key-value cache."""
 
 
+class Grading(Record):
+    """Whether an answer that did not end by itself is wrong, or is graded like any other."""
+
+    truncated: Literal["wrong", "graded"] = "graded"
+    """It ran into `max_output_tokens`; what is there may be right."""
+    refused: Literal["wrong", "graded"] = "wrong"
+    """`graded`: for workloads where refusing can be the right answer."""
+    filtered: Literal["wrong", "graded"] = "wrong"
+
+    def is_wrong(self, outcome: Outcome) -> bool:
+        """True when an answer with this outcome is wrong whatever its text says."""
+        return getattr(self, outcome, "graded") == "wrong"
+
+
 class EvaluateConfig(Record):
     """How the candidates are asked."""
 
@@ -188,7 +202,13 @@ class EvaluateConfig(Record):
     """Requests in flight per candidate."""
     timeout_s: float = Field(default=120, gt=0)
     max_attempts: int = Field(default=4, gt=0)
-    """Tries per request; only rate limits, server errors and broken connections are retried."""
+    """Tries per request; only server errors, timeouts and broken connections are tried again.
+    A rate limit makes all requests wait and does not count."""
+    n_samples: int = Field(default=1, gt=0)
+    """Answers asked for per item; the intervals treat those of one item as one cluster."""
+    budget_usd: Decimal | None = Field(default=None, gt=0)
+    """Most that the paid calls of this study may cost, earlier runs included; None = no limit."""
+    grading: Grading = Grading()
 
 
 class StandIn(Record):

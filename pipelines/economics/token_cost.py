@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from decimal import Decimal
 
 from pipelines.core.prices import TokenPrice
@@ -24,10 +24,21 @@ def usd_of_call(price: TokenPrice, usage: Usage) -> Decimal:
     ) / MILLION
 
 
-def mean_usd(price: TokenPrice, responses: Sequence[Response]) -> Decimal | None:
-    """Mean dollars of the answered calls; None when the provider reported no usage for one."""
-    answered = [r for r in responses if r.error is None]
-    if not answered or any(r.usage is None for r in answered):
-        return None
-    total = sum((usd_of_call(price, r.usage) for r in answered if r.usage), Decimal(0))
-    return total / len(answered)
+def usd_of_response(price: TokenPrice, response: Response) -> Decimal:
+    """What one request cost as far as the provider reported it, broken-off attempts included."""
+    known = [usage for usage in (response.usage, response.wasted_usage) if usage is not None]
+    return sum((usd_of_call(price, usage) for usage in known), Decimal(0))
+
+
+def mean_usd(price: TokenPrice, responses: Iterable[Response]) -> Decimal | None:
+    """Dollars per answer: all that was paid, failures included, over the answers.
+
+    None without an answer, or when the provider reported no usage for one.
+    """
+    total, n_answered = Decimal(0), 0
+    for response in responses:
+        if response.text is not None and response.usage is None:
+            return None
+        total += usd_of_response(price, response)
+        n_answered += response.text is not None
+    return total / n_answered if n_answered else None

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from pipelines.core.prices import TokenPrice
-from pipelines.core.records import Example, Usage
+from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import FinetuneResult, PrepareResult
 from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
 from pipelines.economics.token_cost import usd_of_call
-from pipelines.evaluation.runner import requests_for
 from pipelines.providers import ChatRequest
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates before a call only; afterwards the provider's own count holds."""
+SAMPLE = "sample"
+"""Metadata key of a repeated item: which repetition it is."""
 
 
 def is_simulated(candidate: Candidate) -> bool:
@@ -70,10 +71,13 @@ def instructions(study: Study, candidate: Candidate, tuned: FinetuneResult | Non
     return study.workload.instructions
 
 
-def requests(
-    study: Study, name: str, system: str, examples: Sequence[Example], own_model: str
-) -> list[ChatRequest]:
-    """What is sent for each example; `own_model` is the name under which vLLM serves an own one."""
+def request_maker(
+    study: Study, name: str, instructions: str, own_model: str
+) -> Callable[[Example], ChatRequest]:
+    """What is sent for an example: the instructions as system prompt, then its own turns.
+
+    `own_model` is the name under which vLLM serves an own candidate.
+    """
     candidate = study.candidates[name]
     model, extra = name, {}
     if isinstance(candidate, Own):
@@ -81,14 +85,37 @@ def requests(
     elif isinstance(candidate, Rent):
         model, extra = candidate.model, dict(candidate.request)
     temperature = extra.pop("temperature", 0.0)
-    return requests_for(
-        examples,
-        model=model,
-        instructions=system,
-        max_output_tokens=study.workload.max_output_tokens,
-        temperature=None if temperature is None else float(temperature),
-        extra=extra,
-    )
+    system = (Message(role="system", content=instructions),) if instructions else ()
+
+    def request_of(example: Example) -> ChatRequest:
+        sample = example.metadata.get(SAMPLE, 0)
+        return ChatRequest(
+            model=model,
+            messages=system + example.messages,
+            max_output_tokens=study.workload.max_output_tokens,
+            temperature=None if temperature is None else float(temperature),
+            extra=extra,
+            sample=sample if isinstance(sample, int) else 0,
+        )
+
+    return request_of
+
+
+def repeated(examples: Sequence[Example], n_samples: int) -> list[Example]:
+    """Each item `n_samples` times, all of them in one group: they are not independent."""
+    if n_samples == 1:
+        return list(examples)
+    return [
+        example.model_copy(
+            update={
+                "id": f"{example.id}#{sample}",
+                "group": example.group or example.id,
+                "metadata": {**example.metadata, SAMPLE: sample},
+            }
+        )
+        for example in examples
+        for sample in range(n_samples)
+    ]
 
 
 def params(study: Study, candidate: Candidate) -> dict[str, str]:
@@ -120,12 +147,10 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
             }
 
 
-def estimated_usd(study: Study, examples: Sequence[Example], price: TokenPrice) -> Decimal:
-    """Dollars to ask for every example: four characters a token, and the longest answers."""
-    system = len(study.workload.instructions)
-    prompts = (system + sum(len(m.content) for m in e.messages) for e in examples)
+def estimated_usd(price: TokenPrice, request: ChatRequest) -> Decimal:
+    """Dollars of one call before it is made: four characters a token, and the longest answer."""
     usage = Usage(
-        input_tokens=sum(prompts) // CHARACTERS_PER_TOKEN,
-        output_tokens=len(examples) * study.workload.max_output_tokens,
+        input_tokens=sum(len(m.content) for m in request.messages) // CHARACTERS_PER_TOKEN,
+        output_tokens=request.max_output_tokens,
     )
     return usd_of_call(price, usage)

@@ -1,129 +1,141 @@
-"""Every example gets exactly one Response, every Response one Score per metric."""
+"""Every example gets exactly one Response: from the journal, or asked for now."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 
-from pipelines import metrics
-from pipelines.core.errors import ProviderError, ScoringError
+from pipelines.core.errors import ProviderError
 from pipelines.core.progress import Advance
-from pipelines.core.records import Example, Message, Response, Score
-from pipelines.core.study import MetricSpec
+from pipelines.core.records import Example, Response
+from pipelines.evaluation.budget import Budget
 from pipelines.evaluation.journal import Journal
 from pipelines.providers import Ask, ChatRequest
 
+MakeRequest = Callable[[Example], ChatRequest]
+UsdOf = Callable[[Response], Decimal]
 
-def requests_for(
-    examples: Sequence[Example],
-    *,
-    model: str,
-    instructions: str,
-    max_output_tokens: int,
-    temperature: float | None = 0.0,
-    extra: dict[str, str | int | float | bool | None] | None = None,
-) -> list[ChatRequest]:
-    """What is sent for each example: the instructions as system prompt, then its own turns."""
-    system = (Message(role="system", content=instructions),) if instructions else ()
-    return [
-        ChatRequest(
-            model=model,
-            messages=system + example.messages,
-            max_output_tokens=max_output_tokens,
-            temperature=temperature,
-            extra=extra or {},
-        )
-        for example in examples
-    ]
+
+class Answers:
+    """The responses to a list of examples, in their order; read from the journal when iterated."""
+
+    def __init__(
+        self, examples: Sequence[Example], digests: Sequence[str], journal: Journal, model: str
+    ) -> None:
+        """`digests`: of each example's request; `model`: for those that were not asked."""
+        self._examples, self.digests = examples, digests
+        self._journal, self._model = journal, model
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[Response]:
+        """One response for each example."""
+        for example, digest in zip(self._examples, self.digests, strict=True):
+            found = self._journal.get(digest)
+            if found is None:
+                yield Response(
+                    example_id=example.id,
+                    request_sha256=digest,
+                    error="not asked: the budget was reached",
+                    outcome="not_asked",
+                    model=self._model,
+                    started_at_s=0.0,
+                    latency_s=0.0,
+                )
+            elif found.example_id == example.id:
+                yield found
+            else:  # the same question stands in the set under another id, too
+                yield found.model_copy(update={"example_id": example.id})
 
 
 async def respond(
     ask: Ask,
     examples: Sequence[Example],
-    requests: Sequence[ChatRequest],
+    digests: Sequence[str],
+    request_of: MakeRequest,
     journal: Journal,
     *,
     concurrency: int,
     simulated: bool,
     advance: Advance,
-) -> list[Response]:
+    budget: Budget,
+    reserve_usd: Callable[[ChatRequest], Decimal],
+    usd_of: UsdOf,
+) -> None:
     """Ask for every example that the journal does not answer, in input order.
 
-    A failed call becomes a Response with `error`. Answers are journaled as they arrive.
+    Each answer and each failure is in the journal before the next request of its worker is
+    sent. The budget cuts the tail of the input order: what is answered stays a random sample if
+    the order is one.
     """
-    slots = asyncio.Semaphore(concurrency)
+    waiting = _unanswered(examples, digests, journal)
+    advance(len(examples) - len(waiting))
+    todo = iter(waiting)
 
-    async def one(example: Example, request: ChatRequest) -> Response:
-        digest = request.sha256
-        if (known := journal.answered.get(digest)) is not None:
+    async def work() -> None:
+        for example in todo:
+            request = request_of(example)
+            reserved = reserve_usd(request)
+            if not budget.reserve(reserved):
+                return
+            response = await _one(ask, example, request, simulated)
+            journal.add(response)
+            budget.settle(reserved, usd_of(response))
             advance()
-            # The same question may stand in the set under another id.
-            return known.model_copy(update={"example_id": example.id})
-        async with slots:
-            started_at_s, start = time.time(), time.perf_counter()
-            try:
-                answer = await ask(request)
-            except ProviderError as error:
-                response = Response(
-                    example_id=example.id,
-                    request_sha256=digest,
-                    error=str(error),
-                    model=request.model,
-                    started_at_s=started_at_s,
-                    latency_s=time.perf_counter() - start,
-                    simulated=simulated,
-                )
-            else:
-                response = Response(
-                    example_id=example.id,
-                    request_sha256=digest,
-                    text=answer.text,
-                    usage=answer.usage,
-                    model=answer.model,
-                    finish_reason=answer.finish_reason,
-                    n_attempts=answer.n_attempts,
-                    started_at_s=answer.started_at_s,
-                    ttft_s=answer.ttft_s,
-                    latency_s=answer.latency_s,
-                    simulated=simulated,
-                )
-        journal.add(response)
-        advance()
-        return response
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(e, r)) for e, r in zip(examples, requests, strict=True)]
-    return [task.result() for task in tasks]
+        for _ in range(min(concurrency, len(waiting))):
+            group.create_task(work())
 
 
-def grade(
-    name: str, spec: MetricSpec, examples: Sequence[Example], responses: Sequence[Response]
-) -> list[Score]:
-    """Score every response; one that cannot be scored gets `value=None` and the reason."""
-    score = metrics.load(spec.metric)
-    scores: list[Score] = []
-    for example, response in zip(examples, responses, strict=True):
-        value, reason = None, response.error or ""
-        if response.text is not None:
-            try:
-                value = score(example, response.text, **spec.params)
-            except ScoringError as error:
-                reason = str(error)
-        scores.append(Score(example_id=example.id, metric=name, value=value, reason=reason))
-    return scores
+def _unanswered(
+    examples: Sequence[Example], digests: Sequence[str], journal: Journal
+) -> list[Example]:
+    """Examples to ask for; the same question under two ids is asked once."""
+    seen: set[str] = set()
+    waiting: list[Example] = []
+    for example, digest in zip(examples, digests, strict=True):
+        if digest not in journal and digest not in seen:
+            seen.add(digest)
+            waiting.append(example)
+    return waiting
 
 
-def throughput(responses: Sequence[Response]) -> float | None:
-    """Answers per second of wall time in which at least one request was in flight.
-
-    Independent of pauses, so that a run which was killed and resumed measures the same.
-    None when nothing was answered.
-    """
-    answered = [r for r in responses if r.error is None]
-    spans = sorted((r.started_at_s, r.started_at_s + r.latency_s) for r in answered)
-    busy_s, until = 0.0, float("-inf")
-    for start, end in spans:
-        busy_s += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return len(answered) / busy_s if busy_s else None
+async def _one(ask: Ask, example: Example, request: ChatRequest, simulated: bool) -> Response:
+    started_at_s, start = time.time(), time.perf_counter()
+    try:
+        answer = await ask(request)
+    except ProviderError as error:
+        return Response(
+            example_id=example.id,
+            request_sha256=request.sha256,
+            error=str(error),
+            outcome=error.outcome,
+            n_attempts=error.n_attempts,
+            wasted_usage=error.wasted_usage,
+            n_broken_off=error.n_broken_off,
+            model=request.model,
+            started_at_s=started_at_s,
+            latency_s=time.perf_counter() - start,
+            simulated=simulated,
+        )
+    return Response(
+        example_id=example.id,
+        request_sha256=request.sha256,
+        text=answer.text,
+        outcome=answer.outcome,
+        usage=answer.usage,
+        model=answer.model,
+        finish_reason=answer.finish_reason,
+        n_attempts=answer.n_attempts,
+        wasted_usage=answer.wasted_usage,
+        n_broken_off=answer.n_broken_off,
+        started_at_s=answer.started_at_s,
+        ttft_s=answer.ttft_s,
+        latency_s=answer.latency_s,
+        simulated=simulated,
+    )

@@ -2,44 +2,116 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import get_args
 
 import numpy as np
 
 from pipelines.core.prices import TokenPrice
-from pipelines.core.records import Example, Response, Score
+from pipelines.core.records import NOBODYS, Example, Outcome, Response
 from pipelines.core.results import EvaluateResult
 from pipelines.core.study import Own, Rent, Study
 from pipelines.economics import candidate_cost
-from pipelines.economics.token_cost import mean_usd
-from pipelines.evaluation.runner import throughput
+from pipelines.economics.token_cost import mean_usd, usd_of_response
 from pipelines.statistics.intervals import estimate
+
+
+@dataclass
+class Tally:
+    """One pass over the responses of a candidate; numbers only, so that memory stays small."""
+
+    latencies: array[float] = field(default_factory=lambda: array("d"))
+    ttfts: array[float] = field(default_factory=lambda: array("d"))
+    starts: array[float] = field(default_factory=lambda: array("d"))
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    models: set[str] = field(default_factory=set)
+    simulated: bool = False
+    n_broken_off: int = 0
+
+    def add(self, response: Response) -> None:
+        """Count one response."""
+        self.outcomes[response.outcome] += 1
+        self.simulated |= response.simulated
+        self.n_broken_off += response.n_broken_off
+        if response.text is None:
+            self.errors[response.error or response.outcome] += 1
+            return
+        self.models.add(response.model)
+        self.latencies.append(response.latency_s)
+        self.starts.append(response.started_at_s)
+        if response.ttft_s is not None:
+            self.ttfts.append(response.ttft_s)
+
+
+def throughput(starts: Sequence[float], latencies: Sequence[float]) -> float | None:
+    """Answers per second of wall time in which at least one request was in flight.
+
+    Independent of pauses, so that a run which was killed and resumed measures the same.
+    None when nothing was answered.
+
+    Args:
+        starts: Unix time at which each answered request was sent.
+        latencies: seconds until its last token.
+    """
+    busy_s, until = 0.0, float("-inf")
+    for start, latency in sorted(zip(starts, latencies, strict=True)):
+        end = start + latency
+        busy_s += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return len(starts) / busy_s if busy_s else None
 
 
 def summarise(
     study: Study,
     name: str,
     examples: Sequence[Example],
-    responses: Sequence[Response],
-    scores: Mapping[str, Sequence[Score]],
+    responses: Iterable[Response],
+    received: Iterable[Response],
+    scores: Mapping[str, Mapping[str, float | None]],
     price: TokenPrice | None,
     *,
+    n_unparseable: int,
     run_id: str,
     model_id: str,
     eval_sha256: str,
     adapter_sha256: str | None,
 ) -> EvaluateResult:
-    """Estimates, latencies and dollars of one candidate."""
+    """Estimates, latencies and dollars of one candidate.
+
+    Args:
+        study: the study.
+        name: the candidate's.
+        examples: the items.
+        responses: one for each item.
+        received: all that the provider sent for them, earlier failures included: it is billed.
+        scores: metric -> example id -> value.
+        price: per token; None when owned.
+        n_unparseable: answers that the quality metric could not read.
+        run_id: MLflow run.
+        model_id: MLflow LoggedModel.
+        eval_sha256: digest of the items.
+        adapter_sha256: of the adapter that answered.
+    """
     candidate, workload = study.candidates[name], study.workload
     groups = {e.id: e.group for e in examples if e.group is not None}
-    answered = [r for r in responses if r.error is None]
-    latencies = [r.latency_s for r in answered]
-    ttfts = [r.ttft_s for r in answered if r.ttft_s is not None]
-    tasks_per_s = throughput(responses)
+    tally = Tally()
+    for response in responses:
+        tally.add(response)
+    tasks_per_s = throughput(tally.starts, tally.latencies)
     tuned = isinstance(candidate, Own) and candidate.tuned
+    spent_usd = None
     if isinstance(candidate, Rent):
-        per_call = None if price is None else mean_usd(price, responses)
+        per_call = None
+        if price is not None:
+            rows = list(received)
+            per_call = mean_usd(price, rows)
+            if not tally.simulated:
+                spent_usd = sum((usd_of_response(price, r) for r in rows), Decimal(0))
         cost = candidate_cost.rented(per_call, workload.traffic)
     else:
         cost = candidate_cost.owned(
@@ -52,27 +124,32 @@ def summarise(
         kind=candidate.kind,
         tuned=tuned,
         model_id=model_id,
-        simulated=any(r.simulated for r in responses),
+        simulated=tally.simulated,
         toy=isinstance(candidate, Own) and study.finetune.base.build == "toy",
         eval_sha256=eval_sha256,
         quality_metric=workload.quality,
-        metrics={
-            metric: estimate({s.example_id: s.value for s in each}, groups)
-            for metric, each in scores.items()
-        },
+        metrics={metric: estimate(values, groups) for metric, values in scores.items()},
         n_total=len(examples),
-        n_errors=len(responses) - len(answered),
-        errors=dict(Counter(r.error for r in responses if r.error is not None).most_common(10)),
-        latency_p50_s=float(np.percentile(latencies, 50)) if latencies else None,
-        latency_p95_s=float(np.percentile(latencies, 95)) if latencies else None,
-        ttft_p50_s=float(np.percentile(ttfts, 50)) if ttfts else None,
+        n_errors=sum(tally.outcomes[outcome] for outcome in NOBODYS),
+        errors=dict(tally.errors.most_common(10)),
+        outcomes={str(outcome): count for outcome, count in sorted(tally.outcomes.items())},
+        n_unparseable=n_unparseable,
+        latency_p50_s=_percentile(tally.latencies, 50),
+        latency_p95_s=_percentile(tally.latencies, 95),
+        ttft_p50_s=_percentile(tally.ttfts, 50),
         tasks_per_s=tasks_per_s,
         cost=cost,
+        spent_usd=spent_usd,
+        n_broken_off=tally.n_broken_off,
         token_price=price,
         hardware=None if isinstance(candidate, Rent) else candidate.hardware,
         adapter_sha256=adapter_sha256,
-        served_models=tuple(sorted({r.model for r in answered})),
+        served_models=tuple(sorted(tally.models)),
     )
+
+
+def _percentile(seconds: Sequence[float], percent: int) -> float | None:
+    return float(np.percentile(seconds, percent)) if len(seconds) else None
 
 
 def figures(result: EvaluateResult) -> dict[str, float | None]:
@@ -85,6 +162,8 @@ def figures(result: EvaluateResult) -> dict[str, float | None]:
         "quality_high": quality.high if quality else None,
         "coverage": quality.coverage if quality else 0.0,
         "errors": result.n_errors,
+        "unparseable": result.n_unparseable,
+        "spent_usd": _number(result.spent_usd),
         "latency_p50_s": result.latency_p50_s,
         "latency_p95_s": result.latency_p95_s,
         "ttft_p50_s": result.ttft_p50_s,
@@ -96,6 +175,8 @@ def figures(result: EvaluateResult) -> dict[str, float | None]:
         "usd_per_1k_good_tasks": _number(good, 1000),
         "usd_per_good_task": _number(good),
     }
+    for outcome in get_args(Outcome):
+        values[f"outcome/{outcome}"] = result.outcomes.get(outcome, 0)
     for name, value in result.metrics.items():
         values[f"metric/{name}"] = value.mean if value else None
         values[f"metric/{name}_coverage"] = value.coverage if value else 0.0
@@ -109,10 +190,16 @@ def describe(result: EvaluateResult) -> str:
     quality = result.metrics[result.quality_metric]
     if quality is None:
         return f"{mark}{toy}{result.title}. Not one answer could be scored."
+    ends = ", ".join(f"{count} {how}" for how, count in result.outcomes.items())
+    several = ""
+    if len(result.served_models) > 1:
+        several = (
+            f" **Several models answered under this name: {', '.join(result.served_models)}.**"
+        )
     return (
         f"{mark}{toy}{result.title}. {result.quality_metric} {quality.mean:.3f} "
         f"({quality.low:.3f} to {quality.high:.3f}), coverage {quality.coverage:.1%} "
-        f"of {quality.n_total} items."
+        f"of {quality.n_total} items ({ends}; {result.n_unparseable} unparseable).{several}"
     )
 
 

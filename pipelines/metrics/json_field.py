@@ -6,21 +6,24 @@ import json
 import re
 from typing import Any, cast
 
-from pipelines.core.errors import ScoringError
+from pipelines.core.errors import ScoringError, Unparseable
 from pipelines.core.records import Example
 
 
 def score(example: Example, text: str, *, field: str) -> float:
-    """Compare `field`; an answer without a JSON object, or without the field, is wrong (0.0).
+    """Compare `field`; an answer without it is wrong (0.0).
 
     Raises:
+        Unparseable: the answer holds no JSON object.
         ScoringError: the target itself is no JSON object with this field.
     """
     target = _object(example.target)
     if target is None or field not in target:
         raise ScoringError(f"json_field: target of example {example.id} has no field {field!r}")
     answer = _object(text)
-    return float(answer is not None and field in answer and answer[field] == target[field])
+    if answer is None:
+        raise Unparseable("no JSON object")
+    return float(field in answer and answer[field] == target[field])
 
 
 def example_params() -> dict[str, str]:

@@ -13,12 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pipelines.core.errors import ConfigError
-from pipelines.core.records import Message, Record, Usage
+from pipelines.core.records import Message, Outcome, Record, Usage
 
 if TYPE_CHECKING:
     import aiohttp
 
-NOT_PROVIDERS = ("http",)
+NOT_PROVIDERS = ("http", "throttle")
 """Modules here that providers are made from."""
 
 
@@ -31,6 +31,8 @@ class ChatRequest(Record):
     temperature: float | None = 0.0
     """None = not sent: some models accept only their own default."""
     extra: dict[str, str | int | float | bool | None] = {}
+    sample: int = 0
+    """Which repetition this is; not sent, it only tells equal requests apart."""
 
 
 class Completion(Record):
@@ -44,6 +46,10 @@ class Completion(Record):
     latency_s: float
     started_at_s: float
     n_attempts: int
+    outcome: Outcome = "answered"
+    wasted_usage: Usage | None = None
+    """Tokens that broken-off attempts reported."""
+    n_broken_off: int = 0
 
 
 class Endpoint(Record):
@@ -54,6 +60,9 @@ class Endpoint(Record):
     api_key_env: str | None = None
     timeout_s: float = 120
     max_attempts: int = 4
+    """Tries per request; those that meet a rate limit do not count, they wait."""
+    concurrency: int = 16
+    """Most requests in flight; fewer while the provider says 429."""
 
 
 class Ask(Protocol):

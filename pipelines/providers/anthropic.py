@@ -8,10 +8,9 @@ from typing import Any
 
 import aiohttp
 
-from pipelines.core.errors import ProviderError
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import StreamReader, api_key, stream
+from pipelines.providers.http import Caller, StreamReader, api_key, error_event
 
 PUBLIC_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -22,6 +21,8 @@ async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGen
     """Speak to `endpoint`."""
     url = f"{(endpoint.base_url or PUBLIC_URL).rstrip('/')}/v1/messages"
     headers = {"anthropic-version": API_VERSION, "x-api-key": api_key(endpoint) or ""}
+
+    caller = Caller(client, endpoint)
 
     async def ask(request: ChatRequest) -> Completion:
         system = "\n\n".join(m.content for m in request.messages if m.role == "system")
@@ -35,7 +36,7 @@ async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGen
         }
         if request.temperature is not None:
             body["temperature"] = request.temperature
-        return await stream(client, endpoint, url, headers, body, _handle)
+        return await caller.stream(url, headers, body, _handle)
 
     yield ask
 
@@ -54,7 +55,7 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
         case "message_stop":
             reader.finished = True
         case "error":
-            raise ProviderError(f"error inside the stream: {str(event.get('error'))[:300]}")
+            raise error_event(event.get("error"))
         case _:
             pass
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import aiohttp
 
-from pipelines.core.errors import ProviderError
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import StreamReader, api_key, stream
+from pipelines.providers.http import Caller, StreamReader, api_key, error_event
 
 PUBLIC_URL = "https://api.openai.com/v1"
 
@@ -25,6 +24,8 @@ async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGen
     # OpenAI's own models refuse `max_tokens`; many other servers know nothing else.
     limit = "max_completion_tokens" if base_url == PUBLIC_URL else "max_tokens"
 
+    caller = Caller(client, endpoint)
+
     async def ask(request: ChatRequest) -> Completion:
         body: dict[str, Any] = {
             "model": request.model,
@@ -37,25 +38,28 @@ async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGen
         if request.temperature is not None:
             body["temperature"] = request.temperature
         url = f"{base_url}/chat/completions"
-        return await stream(client, endpoint, url, headers, body, _handle)
+        return await caller.stream(url, headers, body, _handle)
 
     yield ask
 
 
 def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
     if error := event.get("error"):
-        raise ProviderError(f"error inside the stream: {str(error)[:300]}")
+        raise error_event(error)
     reader.model = event.get("model") or reader.model
     for choice in event.get("choices") or []:
         delta = choice.get("delta") or {}
         reader.add(delta.get("content") or delta.get("refusal") or "")
+        reader.refused = reader.refused or bool(delta.get("refusal"))
         if choice.get("finish_reason"):
             reader.finish_reason = choice["finish_reason"]
             reader.finished = True
     if usage := event.get("usage"):
         details = usage.get("prompt_tokens_details") or {}
+        thought = usage.get("completion_tokens_details") or {}
         reader.usage = Usage(
             input_tokens=usage["prompt_tokens"],
             cached_input_tokens=details.get("cached_tokens") or 0,
             output_tokens=usage["completion_tokens"],
+            reasoning_tokens=thought.get("reasoning_tokens") or 0,
         )

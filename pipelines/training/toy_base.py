@@ -37,7 +37,7 @@ FORMATS = [
     '{"name":"some_label","value":0,"ok":true}',
 ]
 """Added to the tokenizer's text, so that JSON does not fall into single characters."""
-EPOCHS = 7
+EPOCHS = 12
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.core.errors import Unparseable
 from pipelines.core.records import Example, Message
 from pipelines.metrics.json_field import score
 
@@ -21,15 +22,18 @@ EXAMPLE = Example(
         ('```json\n{"intent": "refund"}\n```', 1.0),
         ('{"intent": "Refund"}', 0.0),
         ('{"escalate": false}', 0.0),  # the field is missing: wrong, not unscored
-        ('["intent", "refund"]', 0.0),
-        ("refund", 0.0),
-        ("", 0.0),
-        ('{"intent": "refund"', 0.0),
-        ("[" * 100_000, 0.0),  # hostile nesting
     ],
 )
 def test_the_field_decides(answer: str, value: float) -> None:
     assert score(EXAMPLE, answer, field="intent") == value
+
+
+@pytest.mark.parametrize(
+    "answer", ['["intent", "refund"]', "refund", "", '{"intent": "refund"', "[" * 100_000]
+)
+def test_an_answer_without_an_object_is_unparseable(answer: str) -> None:
+    with pytest.raises(Unparseable, match="no JSON object"):
+        score(EXAMPLE, answer, field="intent")
 
 
 def test_false_is_not_zero_and_not_missing() -> None:

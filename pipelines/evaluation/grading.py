@@ -1,0 +1,42 @@
+"""Every Response gets exactly one Score per metric; whose fault a missing answer is decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pipelines import metrics
+from pipelines.core.errors import ScoringError, Unparseable
+from pipelines.core.records import Example, Response, Score
+from pipelines.core.study import Grading, MetricSpec
+
+UNPARSEABLE = "unparseable: "
+
+
+def grade(
+    name: str,
+    spec: MetricSpec,
+    examples: Iterable[Example],
+    responses: Iterable[Response],
+    grading: Grading,
+) -> Iterator[Score]:
+    """Score every response.
+
+    A call that failed is nobody's fault: `value=None` with the reason, which lowers coverage. A
+    refusal, a filter, a prompt too long and an answer that cannot be parsed are the candidate's:
+    0.0 with the reason. Cut and refused answers are graded as the study says.
+    """
+    score = metrics.load(spec.metric)
+    for example, response in zip(examples, responses, strict=True):
+        value, reason = None, ""
+        if not response.is_final:
+            reason = response.error or response.outcome
+        elif response.text is None or grading.is_wrong(response.outcome):
+            value, reason = 0.0, f"{response.outcome}: {response.error or response.finish_reason}"
+        else:
+            try:
+                value = score(example, response.text, **spec.params)
+            except Unparseable as problem:
+                value, reason = 0.0, f"{UNPARSEABLE}{problem}"
+            except ScoringError as problem:
+                reason = str(problem)
+        yield Score(example_id=example.id, metric=name, value=value, reason=reason)
