@@ -243,7 +243,7 @@ def _evaluate_one(job: _Job) -> EvaluateResult:
         answers = asyncio.run(_respond(job, journal))
         adapter = None if job.tuned is None else store.artifact(job.tuned.run_id, ADAPTER)
         model_id = run.log_candidate(job.name, params, adapter)
-        result = _grade(job, run, answers, journal, model_id)
+        result = _grade(job, run, answers, model_id)
     if result.n_errors:
         listed = "; ".join(f"{count} x {reason}" for reason, count in result.errors.items())
         say(f"evaluate: {job.name}: {result.n_errors} of {result.n_total} calls failed: {listed}")
@@ -253,9 +253,7 @@ def _evaluate_one(job: _Job) -> EvaluateResult:
     return result
 
 
-def _grade(
-    job: _Job, run: StageRun, answers: Answers, journal: Journal, model_id: str
-) -> EvaluateResult:
+def _grade(job: _Job, run: StageRun, answers: Answers, model_id: str) -> EvaluateResult:
     """Score the answers and write everything to the run."""
     from pipelines.evaluation.grading import UNPARSEABLE, grade
     from pipelines.evaluation.summary import describe, figures, summarise
@@ -276,11 +274,8 @@ def _grade(
 
     run.log_rows(RESPONSES, answers)
     run.log_rows(SCORES, scores())
-    sent = set(answers.digests)
     result = summarise(
-        job.study, job.name, job.examples, answers,
-        (r for r in journal.rows() if r.request_sha256 in sent),
-        values, job.price,
+        job.study, job.name, job.examples, answers, values, job.price,
         n_unparseable=n_unparseable,
         run_id=run.run_id, model_id=model_id, eval_sha256=job.prepared.eval_sha256,
         adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,
@@ -397,8 +392,8 @@ RowT = TypeVar("RowT", bound=Record)
 def _rows(run_id: str, name: str, row_type: type[RowT]) -> list[RowT]:
     from pipelines.tracking import store
 
-    text = store.artifact(run_id, name).read_text(encoding="utf-8")
-    return [row_type.model_validate_json(line) for line in text.splitlines()]
+    with store.artifact(run_id, name).open(encoding="utf-8") as file:
+        return [row_type.model_validate_json(line) for line in file]
 
 
 def _plan(study: Study, prices: PriceBook, plan: Plan) -> Plan:

@@ -25,7 +25,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Read what is there; a last line that a kill cut off is dropped."""
         self.path = path
-        self._at: dict[str, tuple[int, int]] = {}
+        self._at: dict[str, int] = {}
         self._final: set[str] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
@@ -41,6 +41,7 @@ class Journal:
                 else:
                     self._end += len(line)
         self._file.truncate(self._end)
+        self._reader = path.open("rb")
 
     def __contains__(self, request_sha256: object) -> bool:
         """True when the request need not be sent again."""
@@ -48,9 +49,10 @@ class Journal:
 
     def get(self, request_sha256: str) -> Response | None:
         """The newest response to a request, a failure included; None when it was never sent."""
-        if (place := self._at.get(request_sha256)) is None:
+        if (offset := self._at.get(request_sha256)) is None:
             return None
-        return Response.model_validate_json(os.pread(self._file.fileno(), place[1], place[0]))
+        self._reader.seek(offset)
+        return Response.model_validate_json(self._reader.readline())
 
     def rows(self) -> Iterator[Response]:
         """All that was ever received, in order; for what it cost."""
@@ -77,9 +79,10 @@ class Journal:
         """Force everything to the disk and close."""
         os.fsync(self._file.fileno())
         self._file.close()
+        self._reader.close()
 
     def _index(self, response: Response, n_bytes: int) -> None:
-        self._at[response.request_sha256] = (self._end, n_bytes)
+        self._at[response.request_sha256] = self._end
         self._end += n_bytes
         if response.is_final:
             self._final.add(response.request_sha256)

@@ -51,6 +51,11 @@ class Answers:
             else:  # the same question stands in the set under another id, too
                 yield found.model_copy(update={"example_id": example.id})
 
+    def received(self) -> Iterator[Response]:
+        """All that ever came for these examples, earlier failures included: it is billed."""
+        sent = set(self.digests)
+        return (r for r in self._journal.rows() if r.request_sha256 in sent)
+
 
 async def respond(
     ask: Ask,

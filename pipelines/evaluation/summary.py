@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import get_args
@@ -17,6 +17,7 @@ from pipelines.core.results import EvaluateResult
 from pipelines.core.study import Own, Rent, Study
 from pipelines.economics import candidate_cost
 from pipelines.economics.token_cost import mean_usd, usd_of_response
+from pipelines.evaluation.runner import Answers
 from pipelines.statistics.intervals import estimate
 
 
@@ -70,8 +71,7 @@ def summarise(
     study: Study,
     name: str,
     examples: Sequence[Example],
-    responses: Iterable[Response],
-    received: Iterable[Response],
+    answers: Answers,
     scores: Mapping[str, Mapping[str, float | None]],
     price: TokenPrice | None,
     *,
@@ -87,8 +87,7 @@ def summarise(
         study: the study.
         name: the candidate's.
         examples: the items.
-        responses: one for each item.
-        received: all that the provider sent for them, earlier failures included: it is billed.
+        answers: one response for each item, and what else was received.
         scores: metric -> example id -> value.
         price: per token; None when owned.
         n_unparseable: answers that the quality metric could not read.
@@ -100,7 +99,7 @@ def summarise(
     candidate, workload = study.candidates[name], study.workload
     groups = {e.id: e.group for e in examples if e.group is not None}
     tally = Tally()
-    for response in responses:
+    for response in answers:
         tally.add(response)
     tasks_per_s = throughput(tally.starts, tally.latencies)
     tuned = isinstance(candidate, Own) and candidate.tuned
@@ -108,10 +107,10 @@ def summarise(
     if isinstance(candidate, Rent):
         per_call = None
         if price is not None:
-            rows = list(received)
-            per_call = mean_usd(price, rows)
+            per_call = mean_usd(price, answers.received())
             if not tally.simulated:
-                spent_usd = sum((usd_of_response(price, r) for r in rows), Decimal(0))
+                paid = (usd_of_response(price, r) for r in answers.received())
+                spent_usd = sum(paid, Decimal(0))
         cost = candidate_cost.rented(per_call, workload.traffic)
     else:
         cost = candidate_cost.owned(
