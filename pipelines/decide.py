@@ -26,6 +26,7 @@ from pipelines.core.results import (
 )
 from pipelines.core.study import Study
 from pipelines.evaluate import RESPONSES, SCORES, evaluate
+from pipelines.evaluation.asked import repeated
 
 REPORT = "report.html"
 
@@ -98,7 +99,7 @@ def _rows(study: Study, results: Mapping[str, EvaluateResult]) -> dict[str, Cand
     from pipelines.statistics.intervals import difference
 
     need = study.workload.requirements
-    items = sources.load_eval(study.workload.eval_set)
+    items = repeated(sources.load_eval(study.workload.eval_set), study.evaluate.n_samples)
     groups = {item.id: item.group for item in items if item.group is not None}
     scores = {name: _scores(result) for name, result in results.items()}
     incumbent = results[study.incumbent]

@@ -260,6 +260,7 @@ def _grade(job: _Job, run: StageRun, answers: Answers, model_id: str) -> Evaluat
 
     workload, grading = job.study.workload, job.study.evaluate.grading
     values: dict[str, dict[str, float | None]] = {metric: {} for metric in workload.metrics}
+    weights: dict[str, dict[str, float]] = {metric: {} for metric in workload.metrics}
     n_unparseable = 0
 
     def scores() -> Iterator[Score]:
@@ -268,14 +269,21 @@ def _grade(job: _Job, run: StageRun, answers: Answers, model_id: str) -> Evaluat
         for metric, spec in workload.metrics.items():
             for score in grade(metric, spec, job.examples, answers, grading):
                 values[metric][score.example_id] = score.value
+                if score.weight != 1:
+                    weights[metric][score.example_id] = score.weight
                 if metric == workload.quality:
                     n_unparseable += score.reason.startswith(UNPARSEABLE)
                 yield score
 
     run.log_rows(RESPONSES, answers)
     run.log_rows(SCORES, scores())
+    if weights[workload.quality]:
+        raise ConfigError(
+            f"workload.quality: {workload.quality!r} is a ratio over the whole set, which cannot "
+            "be compared item by item; keep it in metrics and choose another one as quality"
+        )
     result = summarise(
-        job.study, job.name, job.examples, answers, values, job.price,
+        job.study, job.name, job.examples, answers, values, weights, job.price,
         n_unparseable=n_unparseable,
         run_id=run.run_id, model_id=model_id, eval_sha256=job.prepared.eval_sha256,
         adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,
@@ -362,6 +370,11 @@ async def _server(
     match candidate:
         case Own():
             yield own_url
+        case Baseline(method="patterns"):
+            from pipelines.serving import patterns
+
+            async with patterns.serve(candidate.method, candidate.patterns) as url:
+                yield url
         case Baseline():
             from pipelines.serving import classical
 

@@ -85,4 +85,13 @@ class ScoringError(Exception):
 
 
 class Unparseable(Exception):
-    """The answer has not the form that was asked for: it is wrong, and counted as such."""
+    """The answer has not the form that was asked for: it is wrong, and counted as such.
+
+    Args:
+        message: what is wrong with the form.
+        weight: what the wrong answer counts for in the metric's mean.
+    """
+
+    def __init__(self, message: str, weight: float = 1.0) -> None:
+        super().__init__(message)
+        self.weight = weight

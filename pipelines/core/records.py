@@ -141,8 +141,10 @@ class Score(Record):
     metric: str
     value: float | None
     """In [0, 1], higher is better. None = not scored: it lowers coverage, it is never a 0."""
+    weight: float = 1.0
+    """What the value counts for in the mean: the number of fields, the 0 or 1 of "applies here"."""
     reason: str = ""
-    """Why `value` is None."""
+    """Why `value` is None, or 0 without a look at the answer."""
 
 
 class Estimate(Record):

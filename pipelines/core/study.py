@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipelines.core.prices import Hardware
 from pipelines.core.records import Outcome, Record
@@ -25,9 +26,10 @@ class DataSource(Record):
     """`.jsonl` or `.csv`. A path that begins with `$NAME/` starts in the folder which that
     environment variable names; where it is unset, the hub is asked."""
     text: str | None = None
-    """CSV and hub: the column that becomes the user's turn."""
+    """The column that becomes the user's turn; needed for CSV and hub. A JSON Lines file without
+    it holds conversations."""
     target: str | None = None
-    """CSV and hub: the column that becomes the answer."""
+    """The column that becomes the answer; in JSON Lines it may be an object."""
     hub: str | None = None
     """Hub data set, `owner/name`, used where the environment variable in `path` is unset."""
     hub_split: str | None = None
@@ -39,7 +41,7 @@ class MetricSpec(Record):
     """One metric: a file in pipelines/metrics/ and its parameters."""
 
     metric: str
-    params: dict[str, str] = {}
+    params: dict[str, JsonValue] = {}
 
 
 class Requirements(Record):
@@ -256,8 +258,25 @@ class Baseline(Record):
 
     kind: Literal["baseline"]
     title: str
-    method: Literal["tfidf_logreg"]
+    method: Literal["tfidf_logreg", "patterns"]
+    patterns: dict[str, tuple[str, ...]] = {}
+    """`patterns`: field of the JSON answer -> regular expressions; the first group of the first
+    one that is found is the value. `^` and `$` match at line ends, letters in either case."""
     hardware: Hardware
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> Self:
+        if (self.method == "patterns") != bool(self.patterns):
+            raise ValueError("method `patterns` needs `patterns`, and only that method takes them")
+        for name, alternatives in self.patterns.items():
+            for pattern in alternatives:
+                try:
+                    groups = re.compile(pattern).groups
+                except re.error as error:
+                    raise ValueError(f"patterns.{name}: {pattern!r}: {error}") from None
+                if groups < 1:
+                    raise ValueError(f"patterns.{name}: {pattern!r} has no group")
+        return self
 
 
 Candidate = Annotated[Rent | Own | Baseline, Field(discriminator="kind")]

@@ -115,13 +115,32 @@ def _raw_rows(
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    yield f"line {number}", json.loads(line)
+                    raw = json.loads(line)
                 except json.JSONDecodeError as error:
                     yield f"line {number}", f"not valid JSON: {error.msg} at column {error.colno}"
+                    continue
+                yield f"line {number}", _columns_of(raw, source, of_columns) if source.text else raw
     elif path.suffix == ".csv":
         yield from _csv_rows(source, path, text, of_columns)
     else:
         raise DataError(f"{shown(path)}: expected .jsonl or .csv, got {path.suffix or 'no suffix'}")
+
+
+def _columns_of(
+    raw: Any, source: DataSource, of_columns: Callable[[str, str, str], Any]
+) -> dict[str, Any] | str:
+    """A conversation from two keys of a JSON object, or what is wrong with the object."""
+    if source.text is None or source.target is None:
+        return "a source with `text` needs `target`, too"
+    if not isinstance(raw, dict):
+        return "expected a JSON object"
+    row = cast(dict[str, Any], raw)
+    if absent := [key for key in ("id", source.text, source.target) if key not in row]:
+        return f"has no key {', '.join(absent)}"
+    target = row[source.target]
+    if not isinstance(target, str):
+        target = json.dumps(target, ensure_ascii=False, separators=(",", ":"))
+    return of_columns(str(row["id"]), str(row[source.text]), target)
 
 
 def _csv_rows(

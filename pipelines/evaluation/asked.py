@@ -16,6 +16,8 @@ from pipelines.providers import ChatRequest
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates before a call only; afterwards the provider's own count holds."""
+TOKENS_PER_MESSAGE = 8
+"""Role marks and separators of a chat template."""
 SAMPLE = "sample"
 """Metadata key of a repeated item: which repetition it is."""
 
@@ -58,7 +60,10 @@ def what_is_asked(
             asked["adapter_sha256"] = tuned.adapter_sha256 if candidate.tuned and tuned else None
         case Baseline():
             asked["method"] = candidate.method
-            asked["train_sha256"] = prepared.train_sha256
+            if candidate.method == "patterns":
+                asked["patterns"] = candidate.patterns
+            else:
+                asked["train_sha256"] = prepared.train_sha256
     return asked
 
 
@@ -142,15 +147,17 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
             return {
                 "kind": candidate.kind,
                 "model": candidate.method,
-                "provider": "scikit-learn",
+                "provider": "scikit-learn" if candidate.method == "tfidf_logreg" else "re",
                 "hardware": candidate.hardware.name,
             }
 
 
 def estimated_usd(price: TokenPrice, request: ChatRequest) -> Decimal:
     """Dollars of one call before it is made: four characters a token, and the longest answer."""
+    n_characters = sum(len(m.content) for m in request.messages)
     usage = Usage(
-        input_tokens=sum(len(m.content) for m in request.messages) // CHARACTERS_PER_TOKEN,
+        input_tokens=n_characters // CHARACTERS_PER_TOKEN
+        + TOKENS_PER_MESSAGE * len(request.messages),
         output_tokens=request.max_output_tokens,
     )
     return usd_of_call(price, usage)

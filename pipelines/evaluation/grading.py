@@ -27,16 +27,21 @@ def grade(
     """
     score = metrics.load(spec.metric)
     for example, response in zip(examples, responses, strict=True):
-        value, reason = None, ""
+        value, weight, reason = None, 1.0, ""
         if not response.is_final:
             reason = response.error or response.outcome
-        elif response.text is None or grading.is_wrong(response.outcome):
-            value, reason = 0.0, f"{response.outcome}: {response.error or response.finish_reason}"
         else:
+            # Graded as an empty answer, which is wrong but weighs what it should.
+            wrong = response.text is None or grading.is_wrong(response.outcome)
+            text = "" if wrong else response.text or ""
             try:
-                value = score(example, response.text, **spec.params)
+                graded = score(example, text, **spec.params)
+                value, weight = graded if isinstance(graded, metrics.Weighted) else (graded, 1.0)
             except Unparseable as problem:
-                value, reason = 0.0, f"{UNPARSEABLE}{problem}"
+                value, weight, reason = 0.0, problem.weight, f"{UNPARSEABLE}{problem}"
             except ScoringError as problem:
                 reason = str(problem)
-        yield Score(example_id=example.id, metric=name, value=value, reason=reason)
+            if wrong and value is not None:
+                value = 0.0
+                reason = f"{response.outcome}: {response.error or response.finish_reason}"
+        yield Score(example_id=example.id, metric=name, value=value, weight=weight, reason=reason)

@@ -73,6 +73,7 @@ def summarise(
     examples: Sequence[Example],
     answers: Answers,
     scores: Mapping[str, Mapping[str, float | None]],
+    weights: Mapping[str, Mapping[str, float]],
     price: TokenPrice | None,
     *,
     n_unparseable: int,
@@ -89,6 +90,7 @@ def summarise(
         examples: the items.
         answers: one response for each item, and what else was received.
         scores: metric -> example id -> value.
+        weights: metric -> example id -> what the value counts for, where that is not 1.
         price: per token; None when owned.
         n_unparseable: answers that the quality metric could not read.
         run_id: MLflow run.
@@ -127,7 +129,9 @@ def summarise(
         toy=isinstance(candidate, Own) and study.finetune.base.build == "toy",
         eval_sha256=eval_sha256,
         quality_metric=workload.quality,
-        metrics={metric: estimate(values, groups) for metric, values in scores.items()},
+        metrics={
+            metric: estimate(values, groups, weights[metric]) for metric, values in scores.items()
+        },
         n_total=len(examples),
         n_errors=sum(tally.outcomes[outcome] for outcome in NOBODYS),
         errors=dict(tally.errors.most_common(10)),

@@ -2,24 +2,41 @@
 
 `metrics/rouge_l.py` with a function `score(example, text, **params) -> float` makes
 `metric: rouge_l` valid in a study. The file name is the registration. Values lie in [0, 1],
-higher is better; `example_params()` gives parameters for the contract tests where some are needed.
+higher is better. A metric that is a ratio over the whole set, such as precision, returns
+`Weighted(value, weight)` for each item. `example_params()` gives parameters for the contract
+tests where some are needed.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
+
+from pydantic import JsonValue
 
 from pipelines.core.errors import ConfigError
 from pipelines.core.records import Example
 
 
+class Weighted(NamedTuple):
+    """One item's part of a ratio: `value` x `weight` over `weight`, both summed over the set."""
+
+    value: float
+    weight: float
+    """0 = the metric says nothing about this item."""
+
+
 class ScoreText(Protocol):
     """What `score` in a metric file looks like."""
 
-    def __call__(self, example: Example, text: str, **params: str) -> float:
-        """Grade one answer in [0, 1]; raise ScoringError when there is no honest number."""
+    def __call__(self, example: Example, text: str, **params: JsonValue) -> float | Weighted:
+        """Grade one answer in [0, 1].
+
+        Raises:
+            Unparseable: the answer has not the form that was asked for: wrong.
+            ScoringError: there is no honest number.
+        """
         ...
 
 

@@ -16,24 +16,38 @@ Scores = Mapping[str, float | None]
 """Example id -> value in [0, 1], None = not scored."""
 
 
-def estimate(scores: Scores, groups: Mapping[str, str] | None = None) -> Estimate | None:
+def estimate(
+    scores: Scores,
+    groups: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Estimate | None:
     """Mean of the scored values with its interval; None when nothing was scored.
 
-    Independent items with values 0 and 1: Wilson's score interval (Wilson 1927). Graded values
-    or items tied by `groups`: mean +- t times the cluster-robust standard error.
+    Independent items with values 0 and 1: Wilson's score interval (Wilson 1927). Graded or
+    weighted values and items tied by `groups`: mean +- t times the cluster-robust standard error.
+
+    Args:
+        scores: example id -> value.
+        groups: example id -> items that are not independent; absent = independent.
+        weights: example id -> what it counts for; absent = 1. With them the mean is a ratio of
+            two sums, such as fields right over fields found. Items of weight 0 count as scored
+            and do not enter the mean; when all weigh nothing there is none.
     """
-    ids = [i for i, value in scores.items() if value is not None]
+    scored = [i for i, value in scores.items() if value is not None]
+    ids = [i for i in scored if weights is None or weights.get(i, 1.0) > 0]
     if not ids:
         return None
     values = np.array([scores[i] for i in ids], dtype=float)
-    n, mean = len(values), float(values.mean())
+    weight = np.array([1.0 if weights is None else weights.get(i, 1.0) for i in ids])
+    mean = float((weight * values).sum() / weight.sum())
     clusters = _clusters(ids, groups)
-    if len(set(clusters)) == n and set(values.tolist()) <= {0.0, 1.0}:
-        low, high = wilson(int(values.sum()), n)
+    plain = len(set(clusters)) == len(ids) and set(weight.tolist()) == {1.0}
+    if plain and set(values.tolist()) <= {0.0, 1.0}:
+        low, high = wilson(int(values.sum()), len(ids))
     else:
-        half = _clustered_half_width(values, clusters)
+        half = _clustered_half_width(values, clusters, weight)
         low, high = max(0.0, mean - half), min(1.0, mean + half)
-    return Estimate(mean=mean, low=low, high=high, n_scored=n, n_total=len(scores))
+    return Estimate(mean=mean, low=low, high=high, n_scored=len(scored), n_total=len(scores))
 
 
 def difference(
@@ -111,14 +125,21 @@ def _clusters(ids: Sequence[str], groups: Mapping[str, str] | None) -> list[str]
     return [f"group {groups[i]}" if groups and i in groups else f"item {i}" for i in ids]
 
 
-def _clustered_half_width(values: np.ndarray, clusters: Sequence[str]) -> float:
-    """t(G - 1) times sqrt(G / (G - 1) sum_g (sum_i in g (x_i - mean))^2) / n (Miller 2024, A)."""
+def _clustered_half_width(
+    values: np.ndarray, clusters: Sequence[str], weights: np.ndarray | None = None
+) -> float:
+    """t(G - 1) times sqrt(G / (G - 1) sum_g (sum_i in g w_i (x_i - mean))^2) / sum w.
+
+    Miller 2024, appendix A; with weights the linearised ratio estimator (Cochran 1977, 6.3).
+    """
+    weights = np.ones(len(values)) if weights is None else weights
+    mean = (weights * values).sum() / weights.sum()
     names = sorted(set(clusters))
     n_clusters = len(names)
     if n_clusters < 2:
         return math.inf
     index = {name: k for k, name in enumerate(names)}
     sums = np.zeros(n_clusters)
-    np.add.at(sums, [index[c] for c in clusters], values - values.mean())
-    variance = n_clusters / (n_clusters - 1) * float((sums**2).sum()) / len(values) ** 2
+    np.add.at(sums, [index[c] for c in clusters], weights * (values - mean))
+    variance = n_clusters / (n_clusters - 1) * float((sums**2).sum()) / float(weights.sum()) ** 2
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n_clusters - 1)) * math.sqrt(variance)

@@ -45,6 +45,32 @@ def test_graded_scores_get_the_t_interval() -> None:
     assert result.high - result.mean == pytest.approx(3.18245 * 0.258199 / 2, rel=1e-4)
 
 
+def test_weights_make_the_mean_a_ratio_of_sums() -> None:
+    # Fields right over fields found: 2 of 2, 1 of 4, nothing found: 3 / 6, not the mean of shares.
+    scores = {"a": 1.0, "b": 0.25, "c": 0.0, "d": None}
+    result = estimate(scores, weights={"a": 2.0, "b": 4.0, "c": 0.0})
+    assert result is not None
+    assert result.mean == pytest.approx(0.5)
+    assert (result.n_scored, result.n_total) == (3, 4)
+    # w (x - mean): 2 x 0.5 = 1 and 4 x -0.25 = -1; variance = 2/1 x 2 / 6^2, se = 1/3,
+    # t(1) = 12.706: the interval is everything.
+    assert (result.low, result.high) == (0.0, 1.0)
+    many = {f"{k}-{i}": v for k in range(50) for i, v in (("a", 1.0), ("b", 0.25))}
+    wide = estimate(many, weights={i: 2.0 if i.endswith("a") else 4.0 for i in many})
+    assert wide is not None
+    # 100 items: sum of squares 100 x 1, variance 100/99 x 100 / 300^2, t(99) = 1.98422.
+    assert wide.high - wide.mean == pytest.approx(1.98422 * math.sqrt(100 / 99 * 100) / 300, 1e-5)
+
+
+def test_weights_of_0_and_1_choose_the_items_and_keep_wilson() -> None:
+    scores = {f"{k}": float(k < 7) for k in range(20)}
+    chosen = estimate(scores, weights={name: float(int(name) < 10) for name in scores})
+    assert chosen is not None
+    assert (chosen.low, chosen.high) == pytest.approx(wilson(7, 10))
+    assert chosen.coverage == 1.0
+    assert estimate(scores, weights=dict.fromkeys(scores, 0.0)) is None
+
+
 def test_groups_widen_the_interval() -> None:
     # Ten conversations of ten turns that are right or wrong together: 10 units, not 100.
     scores = {f"{g}-{k}": float(g < 7) for g in range(10) for k in range(10)}
