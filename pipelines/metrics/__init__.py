@@ -3,8 +3,9 @@
 `metrics/rouge_l.py` with a function `score(example, text, **params) -> float` makes
 `metric: rouge_l` valid in a study. The file name is the registration. Values lie in [0, 1],
 higher is better. A metric that is a ratio over the whole set, such as precision, returns
-`Weighted(value, weight)` for each item. `example_params()` gives parameters for the contract
-tests where some are needed.
+`Weighted(value, weight)` for each item. For the contract tests, `example_params()` gives
+parameters where some are needed, `contract_example()` an example where one with a JSON target does
+not fit, and `NEEDS_TARGET = False` says that the answer alone is judged.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ def test_a_missing_key_is_an_absent_field_and_breaks_the_schema() -> None:
 @pytest.mark.parametrize(
     ("field", "same", "other"),
     [
-        ("total", ["1,234.50", "1.234,50 EUR", "EUR 1'234.50", 1234.5, "1 234,5"], ["1234", -1234.5]),
+        ("total", ["1,234.50", "1.234,50 EUR", "EUR 1'234.50", 1234.5, "1 234,5"],
+         ["1234", -1234.5]),
         ("date", ["04.03.2026", "4 Mar 2026", "March 4th, 2026", "2026/03/04"],
          ["03/04/2026", "2026-04-03", "4 March"]),
         ("supplier", ["ACME LTD", "acme  ltd."], ["Acme", "Acme Limited"]),
