@@ -130,7 +130,8 @@ def _clustered_half_width(
 ) -> float:
     """t(G - 1) times sqrt(G / (G - 1) sum_g (sum_i in g w_i (x_i - mean))^2) / sum w.
 
-    Miller 2024, appendix A; with weights the linearised ratio estimator (Cochran 1977, 6.3).
+    Miller 2024, appendix A; with weights the linearised ratio estimator (Cochran 1977, 6.3). Where
+    no value differs, that of Wilson's interval for as many successes as clusters.
     """
     weights = np.ones(len(values)) if weights is None else weights
     mean = (weights * values).sum() / weights.sum()
@@ -141,5 +142,8 @@ def _clustered_half_width(
     index = {name: k for k, name in enumerate(names)}
     sums = np.zeros(n_clusters)
     np.add.at(sums, [index[c] for c in clusters], weights * (values - mean))
+    if not sums.any():
+        # All the same: the spread says nothing, as many clusters as there are say a little.
+        return 1 - wilson(n_clusters, n_clusters)[0]
     variance = n_clusters / (n_clusters - 1) * float((sums**2).sum()) / float(weights.sum()) ** 2
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n_clusters - 1)) * math.sqrt(variance)

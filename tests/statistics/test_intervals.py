@@ -62,6 +62,14 @@ def test_weights_make_the_mean_a_ratio_of_sums() -> None:
     assert wide.high - wide.mean == pytest.approx(1.98422 * math.sqrt(100 / 99 * 100) / 300, 1e-5)
 
 
+def test_values_that_are_all_the_same_do_not_prove_that_the_next_is() -> None:
+    # 40 right answers in 10 conversations: 10 units, Wilson (10 of 10) = 0.7225 to 1.
+    scores = {f"{g}-{k}": 1.0 for g in range(10) for k in range(4)}
+    tied = estimate(scores, {name: name.split("-")[0] for name in scores})
+    assert tied is not None
+    assert (tied.low, tied.high) == pytest.approx((0.72246, 1.0), abs=1e-5)
+
+
 def test_weights_of_0_and_1_choose_the_items_and_keep_wilson() -> None:
     scores = {f"{k}": float(k < 7) for k in range(20)}
     chosen = estimate(scores, weights={name: float(int(name) < 10) for name in scores})
