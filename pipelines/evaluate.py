@@ -375,6 +375,11 @@ async def _server(
 
             async with patterns.serve(candidate.method, candidate.patterns) as url:
                 yield url
+        case Baseline(method="extractive"):
+            from pipelines.serving import extractive
+
+            async with extractive.serve(candidate.method) as url:
+                yield url
         case Baseline():
             from pipelines.serving import classical
 

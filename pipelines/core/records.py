@@ -30,6 +30,14 @@ class Message(Record):
     content: str
 
 
+class Passage(Record):
+    """A piece of a knowledge base."""
+
+    id: str
+    title: str
+    text: str
+
+
 class Example(Record):
     """One item of an eval set: what is sent and what a right answer is."""
 
@@ -40,6 +48,8 @@ class Example(Record):
     """Reference answer."""
     group: str | None = None
     """Items that are not independent share it (turns of one conversation); None = independent."""
+    context: tuple[Passage, ...] = ()
+    """Passages that were retrieved for it, best first."""
     metadata: Mapping[str, JsonValue] = {}
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipelines.core.prices import Hardware, TokenPrice
 from pipelines.core.records import Difference, Estimate, Record
+from pipelines.core.study import RetrievalMethod
 
 Verdict = Literal["own", "rent", "hybrid", "insufficient"]
 Kind = Literal["rent", "own", "baseline"]
@@ -19,6 +20,20 @@ class Cost(Record):
     usd_per_task: Decimal | None
     n_replicas: int | None = None
     """Machines for the busiest minute; None when rented."""
+
+
+class RetrieverResult(Record):
+    """How well one way of retrieving finds the passages, over the questions that one answers."""
+
+    method: RetrievalMethod
+    in_use: bool
+    """True for the method whose passages the candidates are shown."""
+    k: int
+    recall_at_k: Estimate | None
+    ndcg_at_10: Estimate | None
+    reciprocal_rank: Estimate | None
+    latency_p50_s: float
+    """Of one query, embedding included."""
 
 
 class PrepareResult(Record):
@@ -35,6 +50,7 @@ class PrepareResult(Record):
     """Same question with different answers; the first one is kept."""
     n_leaked: int
     """Training rows that stand (nearly) verbatim in the eval set, and were removed."""
+    retrievers: tuple[RetrieverResult, ...] = ()
 
 
 class FinetuneResult(Record):

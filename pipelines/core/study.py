@@ -77,6 +77,30 @@ class OwnCosts(Record):
     """Where these figures come from."""
 
 
+RetrievalMethod = Literal["bm25", "embeddings", "hybrid"]
+
+
+class Embedder(Record):
+    """Turns texts into vectors."""
+
+    base_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Of a server with `/embeddings`, such as `https://api.openai.com/v1`; None = the small model
+    all-MiniLM-L6-v2, which is installed as a package."""
+    model: str = "all-MiniLM-L6-v2"
+    api_key_env: str | None = None
+
+
+class Retrieval(Record):
+    """Passages that stand before each question."""
+
+    passages: str
+    """JSON Lines of `id`, `title`, `text`."""
+    method: RetrievalMethod = "hybrid"
+    k: int = Field(default=5, gt=0, le=50)
+    """Passages before each question."""
+    embedder: Embedder = Embedder()
+
+
 class Workload(Record):
     """One business task: its examples, how it is graded, how much of it there is."""
 
@@ -85,6 +109,8 @@ class Workload(Record):
     eval_set: DataSource
     instructions: str
     """System prompt for a model that was not tuned on the workload."""
+    retrieval: Retrieval | None = None
+    """None = the questions stand alone."""
     metrics: dict[str, MetricSpec]
     quality: str
     """The metric in `metrics` that the decision rests on."""
@@ -241,6 +267,8 @@ class Rent(Record):
     request: dict[str, str | int | float | bool | None] = {}
     """More fields of the request body, such as `reasoning_effort: low`; `temperature: null`
     leaves the temperature out, for models that accept only their own."""
+    closed_book: bool = False
+    """Ask without the retrieved passages: a control that shows what the model knows by heart."""
 
 
 class Own(Record):
@@ -250,6 +278,8 @@ class Own(Record):
     title: str
     tuned: bool
     """True = with the adapter of the finetune stage."""
+    closed_book: bool = False
+    """Ask without the retrieved passages."""
     hardware: Hardware
 
 
@@ -258,7 +288,9 @@ class Baseline(Record):
 
     kind: Literal["baseline"]
     title: str
-    method: Literal["tfidf_logreg", "patterns"]
+    method: Literal["tfidf_logreg", "patterns", "extractive"]
+    """`tfidf_logreg`: repeats a training answer · `extractive`: quotes the sentence of the passages
+    that is nearest to the question."""
     patterns: dict[str, tuple[str, ...]] = {}
     """`patterns`: field of the JSON answer -> regular expressions; the first group of the first
     one that is found is the value. `^` and `$` match at line ends, letters in either case."""

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipelines.core.prices import TokenPrice
+from pipelines.core.prompt import with_passages
 from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import FinetuneResult, PrepareResult
 from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
@@ -62,7 +63,7 @@ def what_is_asked(
             asked["method"] = candidate.method
             if candidate.method == "patterns":
                 asked["patterns"] = candidate.patterns
-            else:
+            elif candidate.method == "tfidf_logreg":
                 asked["train_sha256"] = prepared.train_sha256
     return asked
 
@@ -84,6 +85,7 @@ def request_maker(
     `own_model` is the name under which vLLM serves an own candidate.
     """
     candidate = study.candidates[name]
+    closed_book = not isinstance(candidate, Baseline) and candidate.closed_book
     model, extra = name, {}
     if isinstance(candidate, Own):
         model = own_model
@@ -96,7 +98,7 @@ def request_maker(
         sample = example.metadata.get(SAMPLE, 0)
         return ChatRequest(
             model=model,
-            messages=system + example.messages,
+            messages=system + (example.messages if closed_book else with_passages(example)),
             max_output_tokens=study.workload.max_output_tokens,
             temperature=None if temperature is None else float(temperature),
             extra=extra,
@@ -147,7 +149,7 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
             return {
                 "kind": candidate.kind,
                 "model": candidate.method,
-                "provider": "scikit-learn" if candidate.method == "tfidf_logreg" else "re",
+                "provider": "re" if candidate.method == "patterns" else "scikit-learn",
                 "hardware": candidate.hardware.name,
             }
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+from pipelines.core.prompt import question_in
 from pipelines.core.records import Example, Message, Usage
 from pipelines.core.study import StandIn
 from pipelines.serving.loopback import CHARACTERS_PER_TOKEN, Reply, openai_server
@@ -46,8 +47,9 @@ async def serve(model: str, examples: Sequence[Example], behaviour: StandIn) -> 
 
 
 def _question(messages: Sequence[Message]) -> str:
-    """The turns without the system prompt."""
-    return "\n".join(f"{m.role}: {m.content}" for m in messages if m.role != "system")
+    """The turns without the system prompt and without passages."""
+    turns = [m for m in messages if m.role != "system"]
+    return "\n".join(f"{m.role}: {question_in(m.content)[1]}" for m in turns)
 
 
 def _tokens(text: str) -> int:

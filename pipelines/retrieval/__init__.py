@@ -1,0 +1,151 @@
+"""Find the passages that a question needs, and measure how well that works."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipelines.core.errors import DataError
+from pipelines.core.paths import ROOT, shown
+from pipelines.core.records import Example, Passage, Record
+from pipelines.core.results import RetrieverResult
+from pipelines.core.study import Retrieval, RetrievalMethod
+from pipelines.retrieval.measures import measure
+from pipelines.statistics.intervals import estimate
+
+METHODS: tuple[RetrievalMethod, ...] = ("bm25", "embeddings", "hybrid")
+DEPTH = 10
+"""Passages that are looked at for nDCG and the reciprocal rank."""
+
+
+class Ranking(Record):
+    """What one retriever found for one question."""
+
+    example_id: str
+    method: RetrievalMethod
+    found: tuple[str, ...]
+    """Ids of passages, best first."""
+    gold: tuple[str, ...]
+    """Ids that answer the question; empty = no passage does."""
+    latency_s: float
+
+
+def load_passages(path: str) -> list[Passage]:
+    """Passages from JSON Lines of `id`, `title`, `text`.
+
+    Raises:
+        DataError: the file is absent or empty, a line is bad, or an id stands twice.
+    """
+    file = ROOT / path
+    problems: list[str] = []
+    passages: dict[str, Passage] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(file)}: passages cannot be read: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            passage = Passage.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            problems.append(f"line {number}: {where}: {first['msg']}")
+            continue
+        if passage.id in passages:
+            problems.append(f"line {number}: id: {passage.id!r} stands already above")
+        passages[passage.id] = passage
+    if not lines:
+        problems.append("no passages")
+    if problems:
+        raise DataError(f"{shown(file)}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
+    return list(passages.values())
+
+
+def passages_sha256(passages: Sequence[Passage]) -> str:
+    """SHA-256 of the passages as canonical JSON Lines."""
+    lines = (passage.model_dump_json() + "\n" for passage in passages)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def gold_of(example: Example, known: frozenset[str]) -> tuple[str, ...]:
+    """Ids in the item's metadata that answer it.
+
+    Raises:
+        DataError: an id names no passage.
+    """
+    raw = example.metadata.get("passages")
+    ids = tuple(str(each) for each in raw) if isinstance(raw, list) else ()
+    if unknown := [each for each in ids if each not in known]:
+        raise DataError(f"item {example.id}: metadata.passages names {', '.join(unknown)}: unknown")
+    return ids
+
+
+def retrieve(
+    examples: Sequence[Example], passages: Sequence[Passage], config: Retrieval, folder: Path
+) -> tuple[list[Example], list[RetrieverResult], list[Ranking]]:
+    """Each example with the passages of the study's method; figures and rankings of all methods.
+
+    Args:
+        examples: the questions; `metadata.passages` holds the ids that answer them.
+        passages: what is searched.
+        config: method, number of passages, embedder.
+        folder: where the store is kept between runs.
+
+    Raises:
+        DataError: gold ids that name no passage.
+    """
+    from pipelines.retrieval.store import open_store
+
+    by_id = {passage.id: passage for passage in passages}
+    gold = {e.id: gold_of(e, frozenset(by_id)) for e in examples}
+    questions = [e.messages[-1].content for e in examples]
+    store = open_store(passages, passages_sha256(passages), config.embedder, folder)
+    rankings: list[Ranking] = []
+    results: list[RetrieverResult] = []
+    chosen: dict[str, tuple[str, ...]] = {}
+    for method in METHODS:
+        rows: list[Ranking] = []
+        for example, question in zip(examples, questions, strict=True):
+            start = time.perf_counter()
+            found = store.search(question, method, max(DEPTH, config.k))
+            seconds = time.perf_counter() - start
+            rows.append(
+                Ranking(
+                    example_id=example.id,
+                    method=method,
+                    found=tuple(found),
+                    gold=gold[example.id],
+                    latency_s=seconds,
+                )
+            )
+        rankings += rows
+        results.append(_result(method, rows, examples, config))
+        if method == config.method:
+            chosen = {row.example_id: row.found[: config.k] for row in rows}
+    enriched = [
+        example.model_copy(update={"context": tuple(by_id[i] for i in chosen[example.id])})
+        for example in examples
+    ]
+    return enriched, results, rankings
+
+
+def _result(
+    method: RetrievalMethod, rows: Sequence[Ranking], examples: Sequence[Example], config: Retrieval
+) -> RetrieverResult:
+    """Estimates over the questions that a passage answers."""
+    groups = {e.id: e.group for e in examples if e.group is not None}
+    measured = {row.example_id: measure(row.found, row.gold, config.k) for row in rows if row.gold}
+    latencies = sorted(row.latency_s for row in rows)
+    return RetrieverResult(
+        method=method,
+        in_use=method == config.method,
+        k=config.k,
+        recall_at_k=estimate({i: m.recall_at_k for i, m in measured.items()}, groups),
+        ndcg_at_10=estimate({i: m.ndcg_at_10 for i, m in measured.items()}, groups),
+        reciprocal_rank=estimate({i: m.reciprocal_rank for i, m in measured.items()}, groups),
+        latency_p50_s=latencies[len(latencies) // 2],
+    )
