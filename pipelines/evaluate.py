@@ -257,10 +257,14 @@ def _grade(job: _Job, run: StageRun, answers: Answers, model_id: str) -> Evaluat
     """Score the answers and write everything to the run."""
     from pipelines.evaluation.grading import UNPARSEABLE, grade
     from pipelines.evaluation.summary import describe, figures, summarise
+    from pipelines.metrics import whole_set
 
     workload, grading = job.study.workload, job.study.evaluate.grading
     values: dict[str, dict[str, float | None]] = {metric: {} for metric in workload.metrics}
     weights: dict[str, dict[str, float]] = {metric: {} for metric in workload.metrics}
+    labels: dict[str, dict[str, tuple[str, str] | None]] = {
+        name: {} for name, spec in workload.metrics.items() if whole_set(spec.metric)
+    }
     n_unparseable = 0
 
     def scores() -> Iterator[Score]:
@@ -271,19 +275,21 @@ def _grade(job: _Job, run: StageRun, answers: Answers, model_id: str) -> Evaluat
                 values[metric][score.example_id] = score.value
                 if score.weight != 1:
                     weights[metric][score.example_id] = score.weight
+                if metric in labels:
+                    labels[metric][score.example_id] = score.labels
                 if metric == workload.quality:
                     n_unparseable += score.reason.startswith(UNPARSEABLE)
                 yield score
 
     run.log_rows(RESPONSES, answers)
     run.log_rows(SCORES, scores())
-    if weights[workload.quality]:
+    if weights[workload.quality] or workload.quality in labels:
         raise ConfigError(
-            f"workload.quality: {workload.quality!r} is a ratio over the whole set, which cannot "
+            f"workload.quality: {workload.quality!r} is a figure of the whole set, which cannot "
             "be compared item by item; keep it in metrics and choose another one as quality"
         )
     result = summarise(
-        job.study, job.name, job.examples, answers, values, weights, job.price,
+        job.study, job.name, job.examples, answers, values, weights, labels, job.price,
         n_unparseable=n_unparseable,
         run_id=run.run_id, model_id=model_id, eval_sha256=job.prepared.eval_sha256,
         adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,

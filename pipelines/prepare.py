@@ -28,7 +28,6 @@ TRAIN_FILE, EVAL_FILE, RANKINGS_FILE = "train.jsonl", "eval.jsonl", "rankings.js
 def prepare(study: Study, options: Options) -> Record:
     """Read, validate, clean, log."""
     from pipelines.data import sources, splits
-    from pipelines.retrieval import load_passages, passages_sha256
     from pipelines.tracking import store
 
     store.connect(options.tracking_uri)
@@ -44,6 +43,8 @@ def prepare(study: Study, options: Options) -> Record:
     }
     passages: list[Passage] = []
     if workload.retrieval is not None:
+        from pipelines.retrieval import load_passages, passages_sha256
+
         passages = load_passages(workload.retrieval.passages)
         inputs["retrieval"] = workload.retrieval.model_dump(mode="json")
         inputs["passages_sha256"] = passages_sha256(passages)

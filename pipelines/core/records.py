@@ -153,6 +153,8 @@ class Score(Record):
     """In [0, 1], higher is better. None = not scored: it lowers coverage, it is never a 0."""
     weight: float = 1.0
     """What the value counts for in the mean: the number of fields, the 0 or 1 of "applies here"."""
+    labels: tuple[str, str] | None = None
+    """The target's label and the answer's, for metrics over the whole set."""
     reason: str = ""
     """Why `value` is None, or 0 without a look at the answer."""
 

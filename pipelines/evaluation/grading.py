@@ -25,9 +25,9 @@ def grade(
     refusal, a filter, a prompt too long and an answer that cannot be parsed are the candidate's:
     0.0 with the reason. Cut and refused answers are graded as the study says.
     """
-    score = metrics.load(spec.metric)
+    score, whole = metrics.load(spec.metric), metrics.whole_set(spec.metric)
     for example, response in zip(examples, responses, strict=True):
-        value, weight, reason = None, 1.0, ""
+        value, weight, reason, text = None, 1.0, "", ""
         if not response.is_final:
             reason = response.error or response.outcome
         else:
@@ -44,4 +44,14 @@ def grade(
             if wrong and value is not None:
                 value = 0.0
                 reason = f"{response.outcome}: {response.error or response.finish_reason}"
-        yield Score(example_id=example.id, metric=name, value=value, weight=weight, reason=reason)
+        labels = None
+        if whole is not None and value is not None:
+            labels = whole.label(example, text, **spec.params)
+        yield Score(
+            example_id=example.id,
+            metric=name,
+            value=value,
+            weight=weight,
+            labels=labels,
+            reason=reason,
+        )

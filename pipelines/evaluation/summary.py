@@ -18,6 +18,7 @@ from pipelines.core.study import Own, Rent, Study
 from pipelines.economics import candidate_cost
 from pipelines.economics.token_cost import mean_usd, usd_of_response
 from pipelines.evaluation.runner import Answers
+from pipelines.metrics import whole_set
 from pipelines.statistics.intervals import estimate
 
 
@@ -74,6 +75,7 @@ def summarise(
     answers: Answers,
     scores: Mapping[str, Mapping[str, float | None]],
     weights: Mapping[str, Mapping[str, float]],
+    labels: Mapping[str, Mapping[str, tuple[str, str] | None]],
     price: TokenPrice | None,
     *,
     n_unparseable: int,
@@ -91,6 +93,7 @@ def summarise(
         answers: one response for each item, and what else was received.
         scores: metric -> example id -> value.
         weights: metric -> example id -> what the value counts for, where that is not 1.
+        labels: metric -> example id -> labels of target and answer, for metrics over the whole set.
         price: per token; None when owned.
         n_unparseable: answers that the quality metric could not read.
         run_id: MLflow run.
@@ -130,7 +133,10 @@ def summarise(
         eval_sha256=eval_sha256,
         quality_metric=workload.quality,
         metrics={
-            metric: estimate(values, groups, weights[metric]) for metric, values in scores.items()
+            metric: whole.of_labels(labels[metric], groups)
+            if (whole := whole_set(workload.metrics[metric].metric)) is not None
+            else estimate(values, groups, weights[metric])
+            for metric, values in scores.items()
         },
         n_total=len(examples),
         n_errors=sum(tally.outcomes[outcome] for outcome in NOBODYS),

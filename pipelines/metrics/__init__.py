@@ -3,7 +3,9 @@
 `metrics/rouge_l.py` with a function `score(example, text, **params) -> float` makes
 `metric: rouge_l` valid in a study. The file name is the registration. Values lie in [0, 1],
 higher is better. A metric that is a ratio over the whole set, such as precision, returns
-`Weighted(value, weight)` for each item. For the contract tests, `example_params()` gives
+`Weighted(value, weight)` for each item. One that is no ratio either, such as macro-F1, also has
+`label(example, text, **params)`, the target's label and the answer's, and `of_labels(labels,
+groups) -> Estimate` for the whole set. For the contract tests, `example_params()` gives
 parameters where some are needed, `contract_example()` an example where one with a JSON target does
 not fit, and `NEEDS_TARGET = False` says that the answer alone is judged.
 """
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, cast
 
 from pydantic import JsonValue
 
 from pipelines.core.errors import ConfigError
-from pipelines.core.records import Example
+from pipelines.core.records import Estimate, Example
 
 
 class Weighted(NamedTuple):
@@ -39,6 +42,19 @@ class ScoreText(Protocol):
             ScoringError: there is no honest number.
         """
         ...
+
+
+class WholeSet(NamedTuple):
+    """How a metric that is no mean of its items is computed."""
+
+    label: Callable[..., tuple[str, str]]
+    of_labels: Callable[[Mapping[str, tuple[str, str] | None], Mapping[str, str]], Estimate | None]
+
+
+def whole_set(name: str) -> WholeSet | None:
+    """The functions of a metric over the whole set; None when it is the mean of its items."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    return WholeSet(module.label, module.of_labels) if hasattr(module, "of_labels") else None
 
 
 def names() -> list[str]:

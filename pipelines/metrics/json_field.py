@@ -17,10 +17,10 @@ def score(example: Example, text: str, *, field: str) -> float:
         Unparseable: the answer holds no JSON object.
         ScoringError: the target itself is no JSON object with this field.
     """
-    target = _object(example.target)
+    target = json_object(example.target)
     if target is None or field not in target:
         raise ScoringError(f"json_field: target of example {example.id} has no field {field!r}")
-    answer = _object(text)
+    answer = json_object(text)
     if answer is None:
         raise Unparseable("no JSON object")
     return float(field in answer and answer[field] == target[field])
@@ -31,8 +31,8 @@ def example_params() -> dict[str, str]:
     return {"field": "label"}
 
 
-def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object in `text`, also when it stands in a Markdown fence."""
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object in `text`, also when it stands in a Markdown fence; None without one."""
     fenced = re.search(r"```(?:json)?\s*(.*?)```", text, flags=re.DOTALL)
     try:
         value = json.loads(fenced.group(1) if fenced else text)

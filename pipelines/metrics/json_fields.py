@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, cast
+from typing import Literal
 
 from pydantic import JsonValue
 
 from pipelines.core.errors import ScoringError, Unparseable
 from pipelines.core.records import Example
 from pipelines.metrics import Weighted
+from pipelines.metrics.json_field import json_object
 
 Figure = Literal["accuracy", "exact", "precision", "recall", "f1", "absent", "schema"]
 DATE_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d.%m.%y", "%d %B %Y", "%d %b %Y", "%B %d %Y")
@@ -46,13 +46,13 @@ def score(
         Unparseable: the answer holds no JSON object.
         ScoringError: the target holds none, or a parameter is wrong.
     """
-    target = _object(example.target)
-    if target is None:
+    target = json_object(example.target)
+    if not target:
         raise ScoringError(f"json_fields: target of example {example.id} is no JSON object")
     fields = [key for key in target if key not in ignore]
     normalise = {key: _normaliser((types or {}).get(key, "text")) for key in fields}
     gold = {key: normalise[key](target[key]) for key in fields if target[key] is not None}
-    answer = _object(text)
+    answer = json_object(text)
     if answer is None:
         weights = {"recall": len(gold), "f1": len(gold), "precision": 0, "absent": 0}
         raise Unparseable("no JSON object", float(weights.get(figure, 1)))
@@ -87,16 +87,6 @@ def example_params() -> dict[str, JsonValue]:
 
 def _share(part: int, whole: int) -> Weighted:
     return Weighted(part / whole if whole else 0.0, float(whole))
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object in `text`, also when it stands in a Markdown fence."""
-    fenced = re.search(r"```(?:json)?\s*(.*?)```", text, flags=re.DOTALL)
-    try:
-        value = json.loads(fenced.group(1) if fenced else text)
-    except (ValueError, RecursionError):
-        return None
-    return cast(dict[str, Any], value) if isinstance(value, dict) and value else None
 
 
 def _same_type(value: object, target: object) -> bool:

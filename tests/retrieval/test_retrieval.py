@@ -91,9 +91,7 @@ def test_passages_stand_before_the_question_and_can_be_told_apart_again() -> Non
 
 
 def test_the_extractive_rival_quotes_a_sentence_and_its_passage() -> None:
-    example = item(1, "When may dogs come along?").model_copy(
-        update={"context": tuple(PASSAGES)}
-    )
+    example = item(1, "When may dogs come along?").model_copy(update={"context": tuple(PASSAGES)})
     assert quote(with_passages(example)[0].content) == "Dogs may come along on Fridays. [dogs]"
     assert quote("no passages here") == ""
 
