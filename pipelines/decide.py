@@ -136,7 +136,11 @@ def _latencies(results: Mapping[str, EvaluateResult]) -> dict[str, list[float]]:
     for name, result in results.items():
         lines = store.artifact(result.run_id, RESPONSES).read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-        found[name] = [row["latency_s"] for row in rows if row["error"] is None]
+        found[name] = [
+            row["latency_s"]
+            for row in rows
+            if row["latency_s"] is not None and row["error"] is None
+        ]
     return found
 
 

@@ -154,12 +154,15 @@ def _check(study: Study) -> None:
         ConfigError: an unknown metric or provider, or a missing key.
     """
     from pipelines import metrics, providers
+    from pipelines.evaluation import recorded
     from pipelines.serving.vllm_server import check_installed
 
     for spec in study.workload.metrics.values():
         metrics.load(spec.metric)
     for name, candidate in study.candidates.items():
-        if isinstance(candidate, Rent) and not asked.is_simulated(candidate):
+        if isinstance(candidate, Rent) and candidate.recorded:
+            recorded.load(candidate.recorded)
+        elif isinstance(candidate, Rent) and not asked.is_simulated(candidate):
             providers.load(candidate.provider)
             if candidate.api_key_env and not os.environ.get(candidate.api_key_env):
                 raise ConfigError(
@@ -307,7 +310,7 @@ async def _respond(job: _Job, journal: Journal) -> Answers:
 
     from pipelines import providers
     from pipelines.economics.token_cost import usd_of_response
-    from pipelines.evaluation import runner
+    from pipelines.evaluation import recorded, runner
     from pipelines.evaluation.budget import Budget
     from pipelines.serving.vllm_server import BASE, TUNED
 
@@ -317,6 +320,9 @@ async def _respond(job: _Job, journal: Journal) -> Answers:
     request_of = asked.request_maker(job.study, job.name, system, own_model)
     digests = [request_of(example).sha256 for example in examples]
     answers = runner.Answers(examples, digests, journal, job.name)
+    if isinstance(candidate, Rent) and candidate.recorded:
+        recorded.fill(journal, examples, digests, candidate.recorded, candidate.model)
+        return answers
     if all(digest in journal for digest in digests):
         return answers
     paid = None if job.simulated else job.price
@@ -440,7 +446,9 @@ def _plan(study: Study, prices: PriceBook, plan: Plan) -> Plan:
             done = store.find_finished(_stage(study, name, prepared, tuned, prices))
         n_calls = 0 if done else len(examples) * study.evaluate.n_samples
         usd, note = None, candidate.title
-        if isinstance(candidate, Rent) and not asked.is_simulated(candidate):
+        if isinstance(candidate, Rent) and candidate.recorded:
+            note += "; recorded answers, nothing is sent"
+        elif isinstance(candidate, Rent) and not asked.is_simulated(candidate):
             price = prices.token_price(candidate.price)
             request_of = asked.request_maker(study, name, study.workload.instructions, name)
             each = (asked.estimated_usd(price, request_of(example)) for example in examples)

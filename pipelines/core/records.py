@@ -127,8 +127,8 @@ class Response(Record):
     """Unix time at which the request was sent."""
     ttft_s: float | None = None
     """Seconds from sending to the first non-empty token; None when the answer had none."""
-    latency_s: float
-    """Seconds from sending to the last token."""
+    latency_s: float | None
+    """Seconds from sending to the last token; None when it was not recorded."""
     simulated: bool = False
     """True when no model produced the answer."""
 

@@ -253,8 +253,11 @@ class Rent(Record):
 
     kind: Literal["rent"]
     title: str
-    provider: str
+    provider: str = "openai_compatible"
     """A file in pipelines/providers/."""
+    recorded: str | None = None
+    """JSON Lines of answers that were given elsewhere (`id`, `text` or `error`, and what is known
+    of `usage`, `latency_s`, `ttft_s`, `model`, `outcome`): they are graded, nothing is sent."""
     model: str
     price: str
     """`provider/model` in the price book."""

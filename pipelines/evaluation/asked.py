@@ -13,6 +13,7 @@ from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import FinetuneResult, PrepareResult
 from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
 from pipelines.economics.token_cost import usd_of_call
+from pipelines.evaluation.recorded import file_sha256
 from pipelines.providers import ChatRequest
 
 CHARACTERS_PER_TOKEN = 4
@@ -28,6 +29,7 @@ def is_simulated(candidate: Candidate) -> bool:
     return (
         isinstance(candidate, Rent)
         and candidate.standin is not None
+        and candidate.recorded is None
         and not (candidate.api_key_env and os.environ.get(candidate.api_key_env))
     )
 
@@ -51,6 +53,9 @@ def what_is_asked(
         case Rent() if is_simulated(candidate) and candidate.standin is not None:
             asked["standin"] = candidate.standin.model_dump(mode="json")
             asked["eval_sha256"] = prepared.eval_sha256  # it answers from the targets
+        case Rent(recorded=str(path)):
+            asked["recorded_sha256"] = file_sha256(path)
+            asked["eval_sha256"] = prepared.eval_sha256
         case Rent():
             asked |= candidate.model_dump(
                 mode="json", include={"provider", "model", "base_url", "request"}
@@ -132,7 +137,9 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
             return {
                 "kind": candidate.kind,
                 "model": candidate.model,
-                "provider": "standin (simulated)"
+                "provider": "recorded elsewhere"
+                if candidate.recorded
+                else "standin (simulated)"
                 if is_simulated(candidate)
                 else candidate.provider,
                 "price": candidate.price,

@@ -44,8 +44,9 @@ class Tally:
             self.errors[response.error or response.outcome] += 1
             return
         self.models.add(response.model)
-        self.latencies.append(response.latency_s)
-        self.starts.append(response.started_at_s)
+        if response.latency_s is not None:
+            self.latencies.append(response.latency_s)
+            self.starts.append(response.started_at_s)
         if response.ttft_s is not None:
             self.ttfts.append(response.ttft_s)
 

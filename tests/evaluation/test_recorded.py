@@ -1,0 +1,101 @@
+"""Answers that were given elsewhere are graded and priced; what is unknown stays unknown."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.core.command import Options
+from pipelines.core.config import load_study
+from pipelines.core.errors import DataError
+from pipelines.core.results import Decision, EvaluateResult, EvaluateResults
+from pipelines.decide import decide
+from pipelines.evaluate import evaluate
+from tests.conftest import INTENTS, write_jsonl
+
+USAGE = {"input_tokens": 100, "output_tokens": 5}
+IDS = [f"{intent}-{k}" for intent in INTENTS for k in range(8)]
+
+
+def rows(**more: Any) -> list[dict[str, Any]]:
+    """Right answers to all 24 items, but for the first, which is wrong."""
+    answers = [name.rsplit("-", 1)[0] for name in IDS]
+    answers[0] = "delivery"
+    return [{"id": i, "text": a, **more} for i, a in zip(IDS, answers, strict=True)]
+
+
+def overrides(path: Path) -> list[str]:
+    return [f"candidates.frontier.recorded={path}"]
+
+
+def run(study: Path, store_uri: str, path: Path) -> EvaluateResult:
+    options = Options(study, store_uri, dry_run=False, json=False)
+    evaluated = evaluate(load_study(study, overrides(path)), options)
+    assert isinstance(evaluated, EvaluateResults)
+    return evaluated.results["frontier"]
+
+
+def test_recorded_answers_are_graded_priced_and_not_simulated(
+    small_study: Path, store_uri: str, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "answers.jsonl", rows(usage=USAGE, latency_s=0.5))
+    result = run(small_study, store_uri, path)
+    quality = result.metrics["accuracy"]
+    assert quality is not None
+    assert quality.mean == pytest.approx(23 / 24)
+    assert not result.simulated
+    assert result.latency_p95_s == 0.5
+    assert result.token_price is not None
+    price = result.token_price
+    assert result.cost.usd_per_task == (
+        100 * price.usd_per_million_input_tokens + 5 * price.usd_per_million_output_tokens
+    ) / Decimal(1_000_000)
+
+
+def test_an_item_without_an_answer_lowers_the_coverage(
+    small_study: Path, store_uri: str, tmp_path: Path
+) -> None:
+    some = rows(usage=USAGE, latency_s=0.5)[:22]
+    some.append({"id": IDS[22], "error": "declined", "outcome": "refused"})
+    result = run(small_study, store_uri, write_jsonl(tmp_path / "answers.jsonl", some))
+    assert result.outcomes == {"answered": 22, "failed": 1, "refused": 1}
+    assert result.errors["no recorded answer"] == 1
+    quality = result.metrics["accuracy"]
+    assert quality is not None
+    # 21 right of 23: the refusal is the candidate's, the missing one nobody's.
+    assert quality.mean == pytest.approx(21 / 23)
+    assert (quality.n_scored, quality.n_total) == (23, 24)
+
+
+def test_unknown_cost_and_latency_keep_it_from_being_chosen(
+    small_study: Path, store_uri: str, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "answers.jsonl", rows())
+    study = load_study(small_study, overrides(path))
+    decision = decide(study, Options(small_study, store_uri, dry_run=False, json=False))
+    assert isinstance(decision, Decision)
+    row = decision.candidates["frontier"]
+    assert row.latency_p95_s is None
+    assert row.usd_per_month is None
+    assert row.excluded_because == "its latency is unknown"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([{"id": "x", "text": "a"}], "answers none of the items"),
+        ([{"id": IDS[0]}], "line 1: needs either text or error"),
+        ([{"id": IDS[0], "text": "a"}, {"id": IDS[0], "text": "b"}], "line 2: id: 'refund-0'"),
+        ([{"id": IDS[0], "text": "a", "cost": 3}], "line 1: cost: Extra inputs"),
+        ([], "no answers"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(
+    small_study: Path, store_uri: str, tmp_path: Path, bad: list[dict[str, Any]], message: str
+) -> None:
+    path = write_jsonl(tmp_path / "answers.jsonl", bad)
+    with pytest.raises(DataError, match=message):
+        run(small_study, store_uri, path)
