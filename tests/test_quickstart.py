@@ -19,10 +19,16 @@ from pipelines.core.results import Decision
 STUDY = "configs/quickstart.yaml"
 
 
+def heed_ctrl_c() -> None:
+    """What a shell runs in the background ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(uri: str, *more: str, command: str = "run") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", f"pipelines.{command}", STUDY, "--tracking-uri", uri, *more],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )  # fmt: skip
 
 

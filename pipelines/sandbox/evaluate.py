@@ -1,7 +1,7 @@
 """Evaluate expressions in the sandbox and bring their values out.
 
-What comes out is data that the code in the sandbox chose: it is decoded without pickle and without
-eval into values of built-in types, whose `==` is Python's own.
+What comes out is data that the code in the sandbox chose: the decoder runs nothing of it and makes
+only values of built-in types, whose `==` is Python's own.
 """
 
 from __future__ import annotations
