@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import ValidationError
 
 from pipelines.core.errors import ConfigError
@@ -66,6 +65,8 @@ def read_yaml(path: Path) -> Tree:
     Raises:
         ConfigError: no such file, not YAML, or not a mapping.
     """
+    import yaml  # not above: `--help` has half a second
+
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,6 +133,8 @@ def _merge(below: Tree, above: Tree) -> Tree:
 
 
 def _apply(tree: Tree, override: str, path: Path) -> None:
+    import yaml
+
     key, equals, raw = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected section.key=value")

@@ -7,8 +7,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
 
-from tqdm import tqdm
-
 
 class Advance(Protocol):
     """Tell the progress display that `n` more units are done."""
@@ -28,6 +26,8 @@ def say(text: str) -> None:
 def progress(label: str, total: int, unit: str) -> Generator[Advance]:
     """Show `label` advancing to `total` units; without a terminal, one line per fifth."""
     if sys.stderr.isatty():
+        from tqdm import tqdm  # not above: `--help` has half a second
+
         with tqdm(total=total, desc=label, unit=unit, leave=False) as bar:
 
             def advance(n: int = 1, /, **figures: object) -> None:
