@@ -63,14 +63,16 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
 def _usage(raw: dict[str, Any], before: Usage | None) -> Usage:
     """Anthropic counts cached tokens beside `input_tokens`; ours include them."""
     cached = raw.get("cache_read_input_tokens") or 0
-    if "input_tokens" in raw:
+    if raw.get("input_tokens") is not None:
         written = raw.get("cache_creation_input_tokens") or 0
         n_input = raw["input_tokens"] + cached + written
     else:
         n_input = before.input_tokens if before else 0
         cached = before.cached_input_tokens if before else 0
+    details = raw.get("output_tokens_details") or {}
     return Usage(
         input_tokens=n_input,
         cached_input_tokens=cached,
         output_tokens=raw.get("output_tokens") or 0,
+        reasoning_tokens=details.get("thinking_tokens") or 0,
     )

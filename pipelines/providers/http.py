@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -26,21 +27,38 @@ NO_CREDIT = ("insufficient_quota", "billing_hard_limit", "credit balance")
 MAX_WAIT_S = 30.0
 MAX_RETRY_AFTER_S = 120.0
 MAX_THROTTLED_S = 600.0
+MAX_ERROR_BYTES = 8000
+"""What is read of an error page."""
+MAX_ERROR_CHARACTERS = 400
+"""What is kept of it."""
+FINISH_REASONS: Mapping[Outcome, Sequence[str]] = {
+    "truncated": (
+        "length", "max_tokens", "max_output_tokens", "MAX_TOKENS", "model_context_window_exceeded",
+    ),
+    "filtered": (
+        "content_filter", "content_filtered", "guardrail_intervened", "SAFETY", "RECITATION",
+        "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "LANGUAGE",
+    ),
+    "refused": ("refusal",),
+}  # fmt: skip
+"""Outcome <- finish reasons of all protocols; Google's are in capitals. Others are an answer."""
 OUTCOMES: Mapping[str, Outcome] = {
-    "length": "truncated",
-    "max_tokens": "truncated",
-    "content_filter": "filtered",
-    "refusal": "refused",
+    reason: outcome for outcome, reasons in FINISH_REASONS.items() for reason in reasons
 }
-"""Finish reason of the OpenAI and Anthropic protocols -> outcome; anything else is an answer."""
 SIGNS: Mapping[Outcome, Sequence[str]] = {
     "context_length": (
         "context_length_exceeded", "maximum context length", "prompt is too long",
-        "input is too long", "exceeds the context window",
+        "input is too long", "exceeds the context window", "exceed context limit",
+        "exceeds the maximum number of tokens allowed", "but model only supports up to",
     ),
-    "filtered": ("content_filter", "content_policy", "content management policy"),
+    "filtered": (
+        "content_filter", "content_policy", "content management policy", "our usage policy",
+        "bio_policy",
+    ),
 }  # fmt: skip
-"""Words in the body of a 400 that make it the candidate's doing."""
+"""Words in the body of a 400, or in an error event, that make it the candidate's doing."""
+BAD_REQUEST = ("invalid_request", "invalid_prompt", "invalid_argument", "validationexception")
+"""Error events that come again however often one asks."""
 
 
 class StreamReader:
@@ -66,6 +84,8 @@ class StreamReader:
 
 
 Handle = Callable[[StreamReader, dict[str, Any]], None]
+Events = Callable[[aiohttp.ClientResponse], AsyncIterator[dict[str, Any]]]
+"""Takes a stream apart."""
 
 
 def api_key(endpoint: Endpoint) -> str | None:
@@ -82,6 +102,41 @@ def api_key(endpoint: Endpoint) -> str | None:
     return key
 
 
+def own_address(endpoint: Endpoint, form: str) -> str:
+    """The base URL of a provider without a public one; `form` shows what it looks like.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if endpoint.base_url is None:
+        raise ConfigError(f"the candidate has no base_url; it looks like {form}")
+    return endpoint.base_url.rstrip("/")
+
+
+def with_fields(body: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` and `fields`, which win; the name `a.b` means the field `b` inside `a`."""
+    merged = dict(body)
+    for name, value in fields.items():
+        *parents, leaf = name.split(".")
+        node = merged
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = dict(child) if isinstance(child, dict) else {}
+            node = node[parent]
+        node[leaf] = value
+    return merged
+
+
+async def server_sent_events(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """JSON payloads of a server-sent event stream."""
+    async for raw in answer.content:
+        line = raw.decode("utf-8", errors="replace").strip()
+        if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
+            event = json.loads(data)
+            if isinstance(event, dict):
+                yield event
+
+
 class Caller:
     """Calls of one provider: its slots, its retries, its clock."""
 
@@ -90,14 +145,30 @@ class Caller:
         self.client = client
         self.endpoint = endpoint
         self.throttle = Throttle(endpoint.concurrency)
+        self._key = api_key(endpoint)
 
     async def stream(
-        self, url: str, headers: Mapping[str, str], body: Mapping[str, Any], handle: Handle
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+        handle: Handle,
+        *,
+        model: str | None = None,
+        events: Events = server_sent_events,
     ) -> Completion:
-        """POST `body`, feed the server-sent events to `handle`, return the answer with its clock.
+        """POST `body`, feed the events to `handle`, return the answer with its clock.
 
         The clock is that of the last attempt; how many there were is in `n_attempts`. A rate
         limit makes everybody wait and does not count as a try, for `MAX_THROTTLED_S` at most.
+
+        Args:
+            url: the whole address.
+            headers: with the key.
+            body: sent as JSON.
+            handle: feeds a `StreamReader` with one event.
+            model: what was asked for, where `body` does not say it.
+            events: takes the stream apart.
 
         Raises:
             ProviderError: refused for good, or still failing after `endpoint.max_attempts`.
@@ -107,11 +178,11 @@ class Caller:
         give_up_at = time.monotonic() + MAX_THROTTLED_S
         while True:
             n_attempts += 1
-            reader = StreamReader(str(body.get("model", "")))
+            reader = StreamReader(model or str(body.get("model", "")))
             try:
                 async with self.throttle:
                     return await self._attempt(
-                        url, headers, body, handle, reader, n_attempts, wasted, n_broken_off
+                        url, headers, body, handle, events, reader, n_attempts, wasted, n_broken_off
                     )
             except _RateLimited as limit:
                 problem, throttled = str(limit), time.monotonic() < give_up_at
@@ -121,6 +192,7 @@ class Caller:
             except Transient as fault:
                 problem, throttled = str(fault), False
             except ProviderError as error:
+                error.args = (self._shown(str(error)),)
                 error.n_attempts, error.wasted_usage = n_attempts, _sum(wasted, reader.usage)
                 error.n_broken_off = n_broken_off + reader.began
                 raise
@@ -128,7 +200,7 @@ class Caller:
             n_broken_off += reader.began
             n_failures += not throttled
             if n_failures == self.endpoint.max_attempts:
-                error = ProviderError(f"{problem} ({n_attempts} attempts)")
+                error = ProviderError(f"{self._shown(problem)} ({n_attempts} attempts)")
                 error.n_attempts, error.wasted_usage = n_attempts, wasted
                 error.n_broken_off = n_broken_off
                 raise error
@@ -136,12 +208,19 @@ class Caller:
                 # Full jitter, so that 64 failed calls do not come back in the same instant.
                 await asyncio.sleep(random.uniform(0, min(MAX_WAIT_S, 0.5 * 2**n_failures)))
 
+    def _shown(self, problem: str) -> str:
+        """An error's text on one printable line, without the key that a server may repeat."""
+        text = problem.replace(self._key, "[key]") if self._key else problem
+        printable = "".join(c if c.isprintable() else " " for c in text)
+        return " ".join(printable.split())[:MAX_ERROR_CHARACTERS]
+
     async def _attempt(
         self,
         url: str,
         headers: Mapping[str, str],
         body: Mapping[str, Any],
         handle: Handle,
+        events: Events,
         reader: StreamReader,
         n_attempts: int,
         wasted: Usage | None,
@@ -154,34 +233,35 @@ class Caller:
                 if answer.status != 200:
                     raise _refusal(answer.status, answer.headers, await _beginning(answer))
                 reader.began = True
-                async for event in _events(answer):
+                async for event in events(answer):
                     handle(reader, event)
+            if not reader.finished:
+                raise Transient("the stream ended before the answer did")
+            first = reader.first_token_at
+            completion = Completion(
+                text="".join(reader.parts),
+                model=reader.model,
+                usage=reader.usage,
+                finish_reason=reader.finish_reason,
+                outcome="refused"
+                if reader.refused
+                else OUTCOMES.get(reader.finish_reason or "", "answered"),
+                ttft_s=None if first is None else first - start,
+                latency_s=time.perf_counter() - start,
+                started_at_s=started_at_s,
+                n_attempts=n_attempts,
+                wasted_usage=wasted,
+                n_broken_off=n_broken_off,
+            )
         except TimeoutError:
             raise Transient(f"no complete answer within {self.endpoint.timeout_s:g} s") from None
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Transient(f"{type(error).__name__}: {error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             # Broken JSON, a line without end, an event of another shape: nobody's answer.
-            raise Transient(f"malformed event: {type(error).__name__}: {error}"[:300]) from None
-        if not reader.finished:
-            raise Transient("the stream ended before the answer did")
+            raise Transient(f"malformed event: {type(error).__name__}: {error}") from None
         self.throttle.speed_up()
-        first = reader.first_token_at
-        return Completion(
-            text="".join(reader.parts),
-            model=reader.model,
-            usage=reader.usage,
-            finish_reason=reader.finish_reason,
-            outcome="refused"
-            if reader.refused
-            else OUTCOMES.get(reader.finish_reason or "", "answered"),
-            ttft_s=None if first is None else first - start,
-            latency_s=time.perf_counter() - start,
-            started_at_s=started_at_s,
-            n_attempts=n_attempts,
-            wasted_usage=wasted,
-            n_broken_off=n_broken_off,
-        )
+        return completion
 
 
 class Transient(Exception):
@@ -190,12 +270,13 @@ class Transient(Exception):
 
 def error_event(error: object) -> Exception:
     """An error that came inside the stream: a filter's, the request's own, or one that passes."""
-    text = str(error)[:300]
-    problem = f"error inside the stream: {text}"
+    text = str(error).casefold()
+    problem = f"error inside the stream: {error}"
     for outcome, signs in SIGNS.items():
-        if any(sign in text.casefold() for sign in signs):
+        if any(sign in text for sign in signs):
             return ProviderError(problem, outcome)
-    return ProviderError(problem) if "invalid_request" in text else Transient(problem)
+    bad = any(sign in text for sign in BAD_REQUEST)
+    return ProviderError(problem) if bad else Transient(problem)
 
 
 class _RateLimited(Exception):
@@ -209,15 +290,17 @@ class _RateLimited(Exception):
 def _refusal(status: int, headers: Mapping[str, str], text: str) -> Exception:
     """What a status other than 200 means."""
     problem = f"HTTP {status}: {text}"
-    retry_after_s = _retry_after(headers.get("Retry-After"))
+    named = re.search(r'"retryDelay":\s*"([\d.]+)s"', text)  # where Google puts it
+    retry_after_s = _retry_after(headers.get("Retry-After") or (named[1] if named else None))
     if status == 429 and not any(sign in text.casefold() for sign in NO_CREDIT):
         return _RateLimited(problem, retry_after_s)
     if status in (503, 529) and retry_after_s is not None:
         return _RateLimited(problem, retry_after_s)
     if status in RETRIED:
         return Transient(problem)
+    reason = text[:MAX_ERROR_CHARACTERS].casefold()  # further on, a server may repeat the prompt
     for outcome, signs in SIGNS.items():
-        if status in (400, 413, 422) and any(sign in text.casefold() for sign in signs):
+        if status in (400, 413, 422) and any(sign in reason for sign in signs):
             return ProviderError(problem, outcome)
     return ProviderError(problem)
 
@@ -227,19 +310,12 @@ def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:
-    """The first words of an error page, on one line."""
-    raw = await answer.content.read(2000)
-    return " ".join(raw.decode("utf-8", errors="replace").split())[:300]
-
-
-async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """JSON payloads of a server-sent event stream."""
-    async for raw in answer.content:
-        line = raw.decode("utf-8", errors="replace").strip()
-        if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
-            event = json.loads(data)
-            if isinstance(event, dict):
-                yield event
+    """The beginning of an error page."""
+    try:
+        raw = await answer.content.readexactly(MAX_ERROR_BYTES)
+    except asyncio.IncompleteReadError as end:
+        raw = end.partial
+    return raw.decode("utf-8", errors="replace")
 
 
 def _retry_after(value: str | None) -> float | None:

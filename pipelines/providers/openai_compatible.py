@@ -1,8 +1,8 @@
-"""Chat completions as OpenAI defined them: OpenAI, vLLM, Gemini, and most hosted open models."""
+"""Chat completions as OpenAI defined them: OpenAI, vLLM, and most hosted open models."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import aiohttp
 
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, api_key, error_event
+from pipelines.providers.http import Caller, StreamReader, api_key, error_event, with_fields
 
 PUBLIC_URL = "https://api.openai.com/v1"
 
@@ -19,12 +19,30 @@ PUBLIC_URL = "https://api.openai.com/v1"
 async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
     """Speak to `endpoint`."""
     base_url = (endpoint.base_url or PUBLIC_URL).rstrip("/")
-    key = api_key(endpoint)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     # OpenAI's own models refuse `max_tokens`; many other servers know nothing else.
     limit = "max_completion_tokens" if base_url == PUBLIC_URL else "max_tokens"
+    yield chat(Caller(client, endpoint), base_url, bearer(endpoint), limit)
 
-    caller = Caller(client, endpoint)
+
+def bearer(endpoint: Endpoint) -> dict[str, str]:
+    """The header that carries the key, none without one.
+
+    Raises:
+        ConfigError: the key's variable is named and not set.
+    """
+    key = api_key(endpoint)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def chat(caller: Caller, base_url: str, headers: Mapping[str, str], limit: str) -> Ask:
+    """Ask through `base_url`/chat/completions.
+
+    Args:
+        caller: makes the calls.
+        base_url: without a slash at its end.
+        headers: with the key.
+        limit: the server's name for the most tokens of an answer.
+    """
 
     async def ask(request: ChatRequest) -> Completion:
         body: dict[str, Any] = {
@@ -33,14 +51,13 @@ async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGen
             limit: request.max_output_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **request.extra,
         }
         if request.temperature is not None:
             body["temperature"] = request.temperature
-        url = f"{base_url}/chat/completions"
-        return await caller.stream(url, headers, body, _handle)
+        body = with_fields(body, request.extra)
+        return await caller.stream(f"{base_url}/chat/completions", headers, body, _handle)
 
-    yield ask
+    return ask
 
 
 def _handle(reader: StreamReader, event: dict[str, Any]) -> None:

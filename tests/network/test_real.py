@@ -20,7 +20,16 @@ pytestmark = pytest.mark.network
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt-6-1-sol", "gpt-6-luna", "claude-haiku-4-5", "gemini-3-8-flash"]
+    "name",
+    [
+        "gpt-6-1-sol",
+        "gpt-6-1-sol-responses",
+        "gpt-6-luna",
+        "azure-gpt-6-1-sol",  # at AZURE_OPENAI_BASE_URL
+        "claude-haiku-4-5",
+        "gemini-3-8-flash",
+        "bedrock-llama-3-1-8b",
+    ],
 )
 def test_each_shipped_closed_candidate_answers_and_reports_usage(name: str) -> None:
     study = load_study(ROOT / "configs/quickstart.yaml", [f"candidates=[frontier-standin, {name}]"])
@@ -28,6 +37,11 @@ def test_each_shipped_closed_candidate_answers_and_reports_usage(name: str) -> N
     assert isinstance(candidate, Rent)
     if not os.environ.get(candidate.api_key_env or ""):
         pytest.skip(f"{candidate.api_key_env} is not set")
+    base_url = candidate.base_url
+    if candidate.provider == "azure_openai":
+        base_url = os.environ.get("AZURE_OPENAI_BASE_URL")
+        if not base_url:
+            pytest.skip("AZURE_OPENAI_BASE_URL is not set")
     extra = dict(candidate.request)
     temperature = extra.pop("temperature", 0.0)
     request = ChatRequest(
@@ -39,13 +53,14 @@ def test_each_shipped_closed_candidate_answers_and_reports_usage(name: str) -> N
     )
 
     async def ask() -> Completion:
-        where = Endpoint(base_url=candidate.base_url, api_key_env=candidate.api_key_env)
+        where = Endpoint(base_url=base_url, api_key_env=candidate.api_key_env)
         async with aiohttp.ClientSession() as client:
             async with providers.load(candidate.provider)(where, client) as send:
                 return await send(request)
 
     answer = asyncio.run(ask())
     assert "yes" in answer.text.lower()
+    assert answer.outcome == "answered"
     assert answer.usage is not None
     assert answer.usage.input_tokens > 0
     assert answer.usage.output_tokens > 0

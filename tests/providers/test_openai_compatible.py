@@ -1,40 +1,24 @@
-"""Each provider against a scripted server that speaks its protocol, faults included."""
+"""Chat completions against a scripted server that speaks the protocol, faults included."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
-from pipelines import providers
-from pipelines.core.errors import ConfigError, ProviderError
-from pipelines.core.records import Message, Usage
-from pipelines.providers import ChatRequest, Completion, Endpoint
-from tests.conftest import Handler, scripted_server, sse
-
-REQUEST = ChatRequest(
-    model="m",
-    messages=(Message(role="system", content="Be brief."), Message(role="user", content="hi")),
-    max_output_tokens=5,
-)
-
-
-def ask(provider: str, path: str, handler: Handler, **more: Any) -> Completion:
-    async def go() -> Completion:
-        async with scripted_server(path, handler) as url, aiohttp.ClientSession() as client:
-            base_url = url + path.removesuffix("/chat/completions").removesuffix("/v1/messages")
-            where = Endpoint(base_url=base_url, timeout_s=0.5, **more)
-            async with providers.load(provider)(where, client) as send:
-                return await send(REQUEST)
-
-    return asyncio.run(go())
+from pipelines.core.errors import ProviderError
+from pipelines.core.records import Usage
+from pipelines.providers import Completion
+from tests.conftest import Handler, sse
+from tests.providers.conftest import REQUEST, ask
 
 
 def openai(handler: Handler, **more: Any) -> Completion:
-    return ask("openai_compatible", "/v1/chat/completions", handler, **more)
+    return ask(
+        "openai_compatible", "/v1", "/chat/completions", handler, **{"timeout_s": 0.5, **more}
+    )
 
 
 def delta(text: str, finish: str | None = None) -> dict[str, Any]:
@@ -79,41 +63,6 @@ def test_openai_streams_text_usage_and_the_served_name() -> None:
     assert body["auth"] is None
 
 
-def test_anthropic_counts_cached_tokens_as_input() -> None:
-    seen: list[Any] = []
-
-    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        seen.append((request.headers["x-api-key"], request.headers["anthropic-version"], body))
-        usage = {"input_tokens": 7, "cache_read_input_tokens": 3, "output_tokens": 1}
-        return await sse(
-            request,
-            [
-                {"type": "message_start", "message": {"model": "claude-x", "usage": usage}},
-                {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hel"}},
-                {"type": "ping"},
-                {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "lo"}},
-                {
-                    "type": "message_delta",
-                    "delta": {"stop_reason": "end_turn"},
-                    "usage": {"output_tokens": 4},
-                },
-                {"type": "message_stop"},
-            ],
-        )
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEST_KEY", "secret-key")
-        answer = ask("anthropic", "/v1/messages", handler, api_key_env="TEST_KEY")
-    assert answer.text == "Hello"
-    # 7 fresh + 3 cached = 10 input tokens.
-    assert answer.usage == Usage(input_tokens=10, cached_input_tokens=3, output_tokens=4)
-    assert answer.finish_reason == "end_turn"
-    key, version, body = seen[0]
-    assert (key, version) == ("secret-key", "2023-06-01")
-    assert body["system"] == "Be brief."
-    assert [m["role"] for m in body["messages"]] == ["user"]
-
-
 def test_a_rate_limit_is_retried_after_the_time_it_names() -> None:
     calls: list[float] = []
 
@@ -139,6 +88,39 @@ def test_a_permanent_error_is_not_retried_and_says_what_the_server_said() -> Non
     with pytest.raises(ProviderError, match=r"HTTP 400: .*context_length_exceeded"):
         openai(handler)
     assert len(calls) == 1
+
+
+def test_a_dotted_field_goes_inside() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        seen.append(body)
+        return await sse(request, ANSWER)
+
+    extra = {"top_k": 1, "chat_template_kwargs.enable_thinking": False, "stream_options.x.y": 2}
+    openai(handler, request=REQUEST.model_copy(update={"extra": extra}))
+    assert seen[0]["top_k"] == 1
+    assert seen[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert seen[0]["stream_options"] == {"include_usage": True, "x": {"y": 2}}
+
+
+def test_a_refusal_is_told_from_an_answer() -> None:
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        choice = {"delta": {"refusal": "I can't help."}, "finish_reason": "stop"}
+        return await sse(request, [{"choices": [choice]}])
+
+    answer = openai(handler)
+    assert (answer.text, answer.outcome) == ("I can't help.", "refused")
+
+
+def test_a_prompt_that_is_repeated_in_an_error_is_not_its_reason() -> None:
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        prompt = "Why did you say that my prompt is too long?"
+        return web.json_response({"detail": "x" * 400, "input": prompt}, status=422)
+
+    with pytest.raises(ProviderError, match="HTTP 422") as caught:
+        openai(handler)
+    assert caught.value.outcome == "failed"
 
 
 @pytest.mark.parametrize(
@@ -170,11 +152,3 @@ def test_a_fault_becomes_an_error_with_a_reason_never_a_wrong_answer(fault: str)
         openai(handler, max_attempts=2)
     assert str(caught.value)
     assert len(calls) == 2
-
-
-def test_a_missing_key_is_an_error_before_any_call() -> None:
-    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        raise AssertionError("no call may be made without the key")
-
-    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
-        openai(handler, api_key_env="NO_SUCH_KEY")

@@ -1,0 +1,57 @@
+"""What every test of a provider may use: one question, and a way to ask a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from pipelines import providers
+from pipelines.core.records import Message
+from pipelines.providers import ChatRequest, Completion, Endpoint
+from tests.conftest import Handler, scripted_server
+
+KEY = "sk-0123456789-secret"
+REQUEST = ChatRequest(
+    model="m",
+    messages=(Message(role="system", content="Be brief."), Message(role="user", content="hi")),
+    max_output_tokens=5,
+)
+TURNS = REQUEST.model_copy(
+    update={
+        "messages": (
+            Message(role="system", content="Be brief."),
+            Message(role="user", content="hi"),
+            Message(role="assistant", content="hello"),
+            Message(role="user", content="bye"),
+        )
+    }
+)
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key, and the variable that holds it."""
+    monkeypatch.setenv("TEST_KEY", KEY)
+    return "TEST_KEY"
+
+
+def ask(
+    provider: str,
+    base: str,
+    route: str,
+    handler: Handler,
+    request: ChatRequest = REQUEST,
+    **more: Any,
+) -> Completion:
+    """Ask a scripted server that answers at `base` + `route`; `base` ends the base URL."""
+
+    async def go() -> Completion:
+        async with scripted_server(base + route, handler) as url, aiohttp.ClientSession() as client:
+            where = Endpoint(**{"base_url": url + base, "timeout_s": 2, **more})
+            async with providers.load(provider)(where, client) as send:
+                return await send(request)
+
+    return asyncio.run(go())
