@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pydantic import JsonValue
+
 from pipelines import metrics
 from pipelines.core.errors import ScoringError, Unparseable
 from pipelines.core.records import Example, Response, Score
@@ -35,7 +37,10 @@ def grade(
             wrong = response.text is None or grading.is_wrong(response.outcome)
             text = "" if wrong else response.text or ""
             try:
-                graded = score(example, text, **spec.params)
+                if spec.metric == metrics.RECORDED_SCORE:
+                    graded = 0.0 if wrong else _recorded(response, spec.params.get("name"))
+                else:
+                    graded = score(example, text, **spec.params)
                 value, weight = graded if isinstance(graded, metrics.Weighted) else (graded, 1.0)
             except Unparseable as problem:
                 value, weight, reason = 0.0, problem.weight, f"{UNPARSEABLE}{problem}"
@@ -55,3 +60,14 @@ def grade(
             labels=labels,
             reason=reason,
         )
+
+
+def _recorded(response: Response, name: JsonValue) -> float:
+    """What the harness that recorded the answer scored under `name`."""
+    known = response.recorded_scores
+    if not isinstance(name, str) or name not in known:
+        raise ScoringError(
+            f"{response.example_id}: no recorded score {name!r}; params.name may be: "
+            f"{', '.join(sorted(known)) or 'none, for nothing was recorded'}"
+        )
+    return known[name]

@@ -19,8 +19,11 @@ from typing import NamedTuple, Protocol, cast
 
 from pydantic import JsonValue
 
-from pipelines.core.errors import ConfigError
+from pipelines.core.errors import ConfigError, ScoringError
 from pipelines.core.records import Estimate, Example
+
+RECORDED_SCORE = "recorded_score"
+"""What another harness scored: no file, for evaluation/grading.py reads it off the response."""
 
 
 class Weighted(NamedTuple):
@@ -53,6 +56,8 @@ class WholeSet(NamedTuple):
 
 def whole_set(name: str) -> WholeSet | None:
     """The functions of a metric over the whole set; None when it is the mean of its items."""
+    if name == RECORDED_SCORE:
+        return None
     module = importlib.import_module(f"{__name__}.{name}")
     return WholeSet(module.label, module.of_labels) if hasattr(module, "of_labels") else None
 
@@ -68,6 +73,12 @@ def load(name: str) -> ScoreText:
     Raises:
         ConfigError: there is no such file.
     """
+    if name == RECORDED_SCORE:
+        return _needs_response
     if name not in names():
         raise ConfigError(f"unknown metric {name!r}; pipelines/metrics/ has: {', '.join(names())}")
     return cast(ScoreText, importlib.import_module(f"{__name__}.{name}").score)
+
+
+def _needs_response(example: Example, text: str, **params: JsonValue) -> float:
+    raise ScoringError(f"{example.id}: only a recorded answer has a recorded score")

@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from pipelines.core import json_lines
 from pipelines.core.errors import DataError
 from pipelines.core.paths import ROOT, shown
 from pipelines.core.records import Example, Passage, Record
@@ -41,27 +40,12 @@ def load_passages(path: str) -> list[Passage]:
         DataError: the file is absent or empty, a line is bad, or an id stands twice.
     """
     file = ROOT / path
-    problems: list[str] = []
     passages: dict[str, Passage] = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown(file)}: passages cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            passage = Passage.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            problems.append(f"line {number}: {where}: {first['msg']}")
-            continue
-        if passage.id in passages:
-            problems.append(f"line {number}: id: {passage.id!r} stands already above")
-        passages[passage.id] = passage
-    if not lines:
-        problems.append("no passages")
-    if problems:
-        raise DataError(f"{shown(file)}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
+    problems: list[str] = []
+    for place, passage in json_lines.read(file, Passage):
+        if passages.setdefault(passage.id, passage) is not passage:
+            problems.append(f"{place}: id: {passage.id!r} stands already above")
+    json_lines.refuse(shown(file), problems if passages else ["no passages"])
     return list(passages.values())
 
 

@@ -14,6 +14,7 @@ from pipelines.core.errors import DataError
 from pipelines.core.results import Decision, EvaluateResult, EvaluateResults
 from pipelines.decide import decide
 from pipelines.evaluate import evaluate
+from pipelines.evaluation.recorded import load
 from tests.conftest import INTENTS, write_jsonl
 
 USAGE = {"input_tokens": 100, "output_tokens": 5}
@@ -90,6 +91,9 @@ def test_unknown_cost_and_latency_keep_it_from_being_chosen(
         ([{"id": IDS[0]}], "line 1: needs either text or error"),
         ([{"id": IDS[0], "text": "a"}, {"id": IDS[0], "text": "b"}], "line 2: id: 'refund-0'"),
         ([{"id": IDS[0], "text": "a", "cost": 3}], "line 1: cost: Extra inputs"),
+        ([{"id": IDS[0], "text": "a", "latency_s": float("inf")}], "line 1: latency_s: "),
+        ([{"id": IDS[0], "text": "a", "scores": {"f1": 1.1}}], "line 1: scores.f1: "),
+        ([{"id": i} for i in IDS], r"24 problem\(s\)\n(  line .*\n){20}  ... and 4 more"),
         ([], "no answers"),
     ],
 )
@@ -99,3 +103,13 @@ def test_a_bad_file_is_one_clear_error(
     path = write_jsonl(tmp_path / "answers.jsonl", bad)
     with pytest.raises(DataError, match=message):
         run(small_study, store_uri, path)
+
+
+def test_a_line_ends_at_a_newline_only(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('\ufeff{"id": "a", "text": "one\u2028two\x85"}\n\n{"id": "b", "text": ""}')
+    answers = load(str(path)).answers
+    assert {name: answer.text for name, answer in answers.items()} == {
+        "a": "one\u2028two\x85",
+        "b": "",
+    }
