@@ -10,13 +10,15 @@ Next:   python -m pipelines.promote configs/quickstart.yaml
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipelines.core import command
 from pipelines.core.command import Options
 from pipelines.core.progress import say
-from pipelines.core.records import Record, Score
+from pipelines.core.records import Difference, Record, Score
 from pipelines.core.results import (
+    RESPONSES,
+    SCORES,
     CandidateDecision,
     Decision,
     EvaluateResult,
@@ -25,7 +27,7 @@ from pipelines.core.results import (
     PlannedStage,
 )
 from pipelines.core.study import Study
-from pipelines.evaluate import RESPONSES, SCORES, evaluate
+from pipelines.evaluate import evaluate
 from pipelines.evaluation.asked import repeated
 
 REPORT = "report.html"
@@ -52,6 +54,8 @@ def decide(study: Study, options: Options) -> Record:
             "traffic": workload.traffic.model_dump(mode="json"),
             "own_costs": workload.own_costs.model_dump(mode="json"),
             "evaluate_runs": {name: result.run_id for name, result in results.items()},
+            "judge_doubt": evaluated.judge_doubt,
+            "judge_kinship": evaluated.judge_kinship,
         },
     )
     if done := store.find_finished(stage):
@@ -67,7 +71,15 @@ def decide(study: Study, options: Options) -> Record:
         inputs={f"evaluate.{name}": result.run_id for name, result in results.items()},
         description="Verdict.",
     ) as run:
-        decision = verdict.decide(study, _rows(study, results), results, run.run_id)
+        rows = _rows(study, results)
+        decision = verdict.decide(
+            study,
+            rows,
+            results,
+            run.run_id,
+            judge_doubt=evaluated.judge_doubt,
+            judge_kinship=evaluated.judge_kinship,
+        )
         run.log_text(html.render(study, decision, results, _latencies(results)), REPORT)
         run.log_metrics(_figures(decision))
         run.set_tags(
@@ -96,7 +108,6 @@ def _rows(study: Study, results: Mapping[str, EvaluateResult]) -> dict[str, Cand
     """Every candidate beside the incumbent, on the same items."""
     from pipelines.data import sources
     from pipelines.economics import verdict
-    from pipelines.statistics.intervals import difference
 
     need = study.workload.requirements
     items = repeated(sources.load_eval(study.workload.eval_set), study.evaluate.n_samples)
@@ -110,20 +121,35 @@ def _rows(study: Study, results: Mapping[str, EvaluateResult]) -> dict[str, Cand
             incumbent,
             None
             if name == study.incumbent
-            else difference(scores[name], scores[study.incumbent], groups),
+            else _difference(scores[name], scores[study.incumbent], groups),
             need,
         )
         for name, result in results.items()
     }
 
 
-def _scores(result: EvaluateResult) -> dict[str, float | None]:
-    """Example id -> value of the quality metric."""
+def _difference(
+    ours: Sequence[Score], theirs: Sequence[Score], groups: Mapping[str, str]
+) -> Difference | None:
+    """Candidate - incumbent, corrected by human labels where both have some."""
+    from pipelines.statistics.intervals import difference
+    from pipelines.statistics.judge_correction import corrected_difference
+
+    values = ({s.example_id: s.value for s in ours}, {s.example_id: s.value for s in theirs})
+    human = ({s.example_id: s.human for s in ours}, {s.example_id: s.human for s in theirs})
+    corrected = None
+    if any(label is not None for side in human for label in side.values()):
+        corrected = corrected_difference(values, human, groups).corrected
+    return corrected or difference(*values, groups)
+
+
+def _scores(result: EvaluateResult) -> list[Score]:
+    """Of the quality metric."""
     from pipelines.tracking import store
 
     text = store.artifact(result.run_id, SCORES).read_text(encoding="utf-8")
     rows = (Score.model_validate_json(line) for line in text.splitlines())
-    return {s.example_id: s.value for s in rows if s.metric == result.quality_metric}
+    return [score for score in rows if score.metric == result.quality_metric]
 
 
 def _latencies(results: Mapping[str, EvaluateResult]) -> dict[str, list[float]]:

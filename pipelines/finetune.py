@@ -15,12 +15,17 @@ from pipelines.core import command
 from pipelines.core.command import Options
 from pipelines.core.progress import say
 from pipelines.core.records import Record, TrainingRow
-from pipelines.core.results import FinetuneResult, Plan, PlannedStage, PrepareResult
+from pipelines.core.results import (
+    ADAPTER,
+    TRAIN_FILE,
+    FinetuneResult,
+    Plan,
+    PlannedStage,
+    PrepareResult,
+)
 from pipelines.core.study import Study
-from pipelines.prepare import TRAIN_FILE, prepare
+from pipelines.prepare import prepare
 from pipelines.training.base_identity import identity
-
-ADAPTER = "adapter"
 
 
 def finetune(study: Study, options: Options, prepared: Record | None = None) -> Record:

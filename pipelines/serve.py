@@ -21,9 +21,9 @@ from pipelines.core import command
 from pipelines.core.command import Options
 from pipelines.core.progress import say
 from pipelines.core.records import Example, Record
-from pipelines.core.results import FinetuneResult, Plan, PlannedStage
+from pipelines.core.results import ADAPTER, FinetuneResult, Plan, PlannedStage
 from pipelines.core.study import Study
-from pipelines.finetune import ADAPTER, finetune
+from pipelines.finetune import finetune
 from pipelines.serving.vllm_server import TUNED, check_installed, vllm_server
 
 

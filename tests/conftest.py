@@ -17,7 +17,13 @@ from pipelines.core.paths import ROOT
 
 # Nothing here may reach the network by accident, and no key of the developer's may be spent.
 os.environ["HF_HUB_OFFLINE"] = "1"
-for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+for name in (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "AZURE_OPENAI_API_KEY",
+    "AWS_BEARER_TOKEN_BEDROCK",
+):
     if "PYTEST_ALLOW_KEYS" not in os.environ:
         os.environ.pop(name, None)
 

@@ -33,11 +33,25 @@ class Options:
     json: bool
 
 
+@dataclass(frozen=True)
+class Mode:
+    """Another thing that a command can do, chosen by a flag of its own."""
+
+    flag: str
+    choices: tuple[str, ...]
+    """Values of the flag; the first one is meant where it stands alone."""
+    help: str
+    stage: Callable[[Study, Options, str], Record]
+    """Called with the flag's value."""
+    show: Callable[[Record], str]
+
+
 def main(
     doc: str | None,
     stage: Callable[[Study, Options], Record],
     show: Callable[[Record], str],
     argv: Sequence[str] | None = None,
+    mode: Mode | None = None,
 ) -> int:
     """Run one command.
 
@@ -46,6 +60,7 @@ def main(
         stage: does the work; the heavy imports happen inside it, so that `--help` is instant.
         show: turns the stage's record into the text for a person.
         argv: None = the process's own.
+        mode: what a flag of its own makes the command do instead.
 
     Returns:
         0 done; 2 something for the user to fix; 4 refused; 130 interrupted. Our own bugs raise.
@@ -70,6 +85,11 @@ def main(
         "--tracking-uri", metavar="URI",
         help="MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
     )  # fmt: skip
+    if mode is not None:
+        parser.add_argument(
+            f"--{mode.flag}", dest="mode", nargs="?", const=mode.choices[0], choices=mode.choices,
+            help=mode.help,
+        )  # fmt: skip
     args = parser.parse_args(argv)
     options = Options(args.study, args.tracking_uri, args.dry_run, args.json)
     # SIGTERM unwinds like Ctrl-C, so that a vLLM process never outlives its command.
@@ -79,7 +99,11 @@ def main(
     sys.stdout.flush()
     os.dup2(2, 1)
     try:
-        record = stage(load_study(args.study, args.overrides), options)
+        study = load_study(args.study, args.overrides)
+        if mode is not None and args.mode is not None:
+            record, show = mode.stage(study, options, args.mode), mode.show
+        else:
+            record = stage(study, options)
         if args.json:
             text = json.dumps(record.model_dump(mode="json"))
         else:

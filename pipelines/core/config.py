@@ -14,12 +14,14 @@ from pipelines.core.study import Study
 
 Tree = dict[str, Any]
 CONFIGS = ROOT / "configs"
+MODELS = ("candidates", "judges")
+"""Sections whose entries may name a file in configs/candidates/."""
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study.
 
-    Three keys may name a fragment instead of spelling it out: an entry of `candidates`
+    Three keys may name a fragment instead of spelling it out: an entry of `candidates` or `judges`
     (configs/candidates/), `finetune.preset` (configs/training/, the study's own keys win) and
     `hardware` of a candidate (configs/hardware/).
 
@@ -42,11 +44,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         for each in error.errors():
             # The tag of a union ("rent") stands in loc behind the candidate's name: not a key.
             parts = [str(part) for part in each["loc"]]
-            if (
-                len(parts) > 2
-                and parts[0] == "candidates"
-                and parts[2] in ("rent", "own", "baseline")
-            ):
+            if len(parts) > 2 and parts[0] in MODELS and parts[2] in ("rent", "own", "baseline"):
                 del parts[2]
             key = ".".join(parts) or "study"
             file = next((f for k, f in origins.items() if (key + ".").startswith(k + ".")), path)
@@ -91,23 +89,28 @@ def _expand(tree: Tree, origins: dict[str, Path], problems: list[str]) -> None:
         fragment := _fragment("training", preset, origins, problems, "finetune")
     ):
         tree["finetune"] = _merge(fragment, cast(Tree, finetune))
-    candidates = tree.get("candidates")
-    if isinstance(candidates, list):
-        candidates = {str(name): name for name in cast(list[Any], candidates)}
-    if not isinstance(candidates, dict):
+    for section in MODELS:
+        _expand_models(tree, section, origins, problems)
+
+
+def _expand_models(tree: Tree, section: str, origins: dict[str, Path], problems: list[str]) -> None:
+    models = tree.get(section)
+    if isinstance(models, list):
+        models = {str(name): name for name in cast(list[Any], models)}
+    if not isinstance(models, dict):
         return
-    tree["candidates"] = named = cast(Tree, candidates)
+    named = cast(Tree, models)
     for name, value in list(named.items()):
-        key = f"candidates.{name}"
+        key = f"{section}.{name}"
         if isinstance(value, str):
             value = named[name] = _fragment("candidates", value, origins, problems, key)
         if isinstance(value, dict):
-            candidate = cast(Tree, value)
-            if isinstance(hardware := candidate.get("hardware"), str):
+            model = cast(Tree, value)
+            if isinstance(hardware := model.get("hardware"), str):
                 where = f"{key}.hardware"
-                candidate["hardware"] = _fragment("hardware", hardware, origins, problems, where)
+                model["hardware"] = _fragment("hardware", hardware, origins, problems, where)
     # A fragment that is missing is already reported, with the names that exist.
-    tree["candidates"] = {name: value for name, value in named.items() if value is not None}
+    tree[section] = {name: value for name, value in named.items() if value is not None}
 
 
 def _fragment(

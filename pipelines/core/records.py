@@ -123,6 +123,8 @@ class Response(Record):
     """Tokens that the provider reported for attempts which broke off; they are billed, too."""
     n_broken_off: int = 0
     """Attempts that broke off after the answer began: billed perhaps, tokens perhaps unknown."""
+    recorded_scores: Mapping[str, float] = {}
+    """In [0, 1]: what another harness scored, by its own name for the metric."""
     started_at_s: float
     """Unix time at which the request was sent."""
     ttft_s: float | None = None
@@ -151,6 +153,8 @@ class Score(Record):
     metric: str
     value: float | None
     """In [0, 1], higher is better. None = not scored: it lowers coverage, it is never a 0."""
+    human: float | None = None
+    """Of a judged metric: the human label of this very answer."""
     weight: float = 1.0
     """What the value counts for in the mean: the number of fields, the 0 or 1 of "applies here"."""
     labels: tuple[str, str] | None = None

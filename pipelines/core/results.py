@@ -9,6 +9,13 @@ from pipelines.core.prices import Hardware, TokenPrice
 from pipelines.core.records import Difference, Estimate, Record
 from pipelines.core.study import RetrievalMethod
 
+TRAIN_FILE, EVAL_FILE = "train.jsonl", "eval.jsonl"
+"""Artifacts of `prepare`: the rows to learn from, and the items with their passages."""
+ADAPTER = "adapter"
+"""Artifact of `finetune`: a folder."""
+RESPONSES, SCORES, VERDICTS = "responses.jsonl", "scores.jsonl", "verdicts.jsonl"
+"""Artifacts of `evaluate`; the verdicts are those of judges."""
+
 Verdict = Literal["own", "rent", "hybrid", "insufficient"]
 Kind = Literal["rent", "own", "baseline"]
 
@@ -90,7 +97,12 @@ class EvaluateResult(Record):
     eval_sha256: str
     quality_metric: str
     metrics: dict[str, Estimate | None]
-    """None = not one response could be scored."""
+    """None = not one response could be scored. A judged metric that has human labels on these
+    answers is corrected by them."""
+    judged: dict[str, Estimate | None] = {}
+    """The judged ones as the judges alone see them."""
+    simulated_metrics: tuple[str, ...] = ()
+    """Those whose judge is a stand-in."""
     n_total: int
     n_errors: int
     """Calls that failed or were not made: nobody's fault, they lower the coverage."""
@@ -108,6 +120,8 @@ class EvaluateResult(Record):
     cost: Cost
     spent_usd: Decimal | None
     """List price of all calls so far, failed ones included; None when owned or simulated."""
+    judge_usd: Decimal | None = None
+    """List price of all calls to judges so far; None when no judge is paid by the token."""
     n_broken_off: int
     """Attempts that broke off after the answer began; a provider may bill more than is known."""
     token_price: TokenPrice | None
@@ -120,6 +134,10 @@ class EvaluateResults(Record):
     """All candidates of a study, on the same items."""
 
     results: dict[str, EvaluateResult]
+    judge_doubt: str | None = None
+    """Why the judges of the quality metric may not decide; None = they may, or none is judged."""
+    judge_kinship: tuple[str, ...] = ()
+    """Judges that judge their own answers, or those of their family, in words."""
 
 
 class CandidateDecision(Record):

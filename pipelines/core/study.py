@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -23,8 +24,12 @@ class DataSource(Record):
     """Rows of one split: chat JSON Lines or CSV from a file, else a data set from the hub."""
 
     path: str
-    """`.jsonl` or `.csv`. A path that begins with `$NAME/` starts in the folder which that
-    environment variable names; where it is unset, the hub is asked."""
+    """`.jsonl` or `.csv`, or what `format` reads. A path that begins with `$NAME/` starts in the
+    folder which that environment variable names; where it is unset, the hub is asked."""
+    format: str | None = None
+    """How a public set lies on disk: a file in pipelines/data/formats/."""
+    split: str | None = None
+    """Which of the format's splits."""
     text: str | None = None
     """The column that becomes the user's turn; needed for CSV and hub. A JSON Lines file without
     it holds conversations."""
@@ -36,12 +41,23 @@ class DataSource(Record):
     hub_target: str | None = None
     """The hub's name for the target column, where it differs."""
 
+    @model_validator(mode="after")
+    def _format_or_columns(self) -> Self:
+        if (self.format is None) != (self.split is None):
+            raise ValueError("`format` and `split` belong together")
+        if self.format and (self.text or self.target or self.hub):
+            raise ValueError("a `format` knows the columns: leave out text, target and hub")
+        return self
+
 
 class MetricSpec(Record):
-    """One metric: a file in pipelines/metrics/ and its parameters."""
+    """One metric and its parameters: computed, or judged by other models."""
 
     metric: str
+    """A file in pipelines/metrics/; with `judges`, one in pipelines/judging/."""
     params: dict[str, JsonValue] = {}
+    judges: tuple[Name, ...] = ()
+    """Names in the study's `judges`; several are a jury, whose median counts."""
 
 
 class Requirements(Record):
@@ -54,6 +70,9 @@ class Requirements(Record):
     min_coverage: Share = 0.98
     """Share of the examples that must be answered and scored."""
     max_latency_p95_s: float = Field(gt=0)
+    min_judge_kappa: Share = 0.4
+    """Judges of the quality metric must agree with human labels at least this well (Cohen's kappa,
+    the lower end of its 95 % interval); the default is the floor of "moderate" agreement."""
 
 
 class Traffic(Record):
@@ -94,7 +113,10 @@ class Retrieval(Record):
     """Passages that stand before each question."""
 
     passages: str
-    """JSON Lines of `id`, `title`, `text`."""
+    """JSON Lines of `id`, `title`, `text`, or what `format` reads."""
+    format: str | None = None
+    """How a public set lies on disk: a file in pipelines/data/formats/ that has passages. Only
+    then may `passages` begin with `$NAME/`."""
     method: RetrievalMethod = "hybrid"
     k: int = Field(default=5, gt=0, le=50)
     """Passages before each question."""
@@ -114,6 +136,9 @@ class Workload(Record):
     metrics: dict[str, MetricSpec]
     quality: str
     """The metric in `metrics` that the decision rests on."""
+    labels: str | None = None
+    """JSON Lines of human labels on answers (`id`, `metric`, `answer`, `label`, `labelled_by`):
+    judges are measured against them."""
     max_output_tokens: int = Field(gt=0)
     requirements: Requirements
     traffic: Traffic
@@ -235,8 +260,15 @@ class EvaluateConfig(Record):
     n_samples: int = Field(default=1, gt=0)
     """Answers asked for per item; the intervals treat those of one item as one cluster."""
     budget_usd: Decimal | None = Field(default=None, gt=0)
-    """Most that the paid calls of this study may cost, earlier runs included; None = no limit."""
+    """Most that the paid calls of this study may cost, those to judges and those of earlier runs
+    included; None = no limit."""
+    judge_max_output_tokens: int = Field(default=1024, gt=0)
+    """A judge gives its reason before its verdict."""
     grading: Grading = Grading()
+    calibration_items: int = Field(default=100, gt=0)
+    """Items of each part of a public set that `--calibrate-judge=SET` asks the judges about."""
+    n_traces: int = Field(default=10, ge=0)
+    """Items of each candidate that are written to MLflow as traces, to read and to label."""
 
 
 class StandIn(Record):
@@ -256,8 +288,10 @@ class Rent(Record):
     provider: str = "openai_compatible"
     """A file in pipelines/providers/."""
     recorded: str | None = None
-    """JSON Lines of answers that were given elsewhere (`id`, `text` or `error`, and what is known
-    of `usage`, `latency_s`, `ttft_s`, `model`, `outcome`): they are graded, nothing is sent."""
+    """File of answers that were given elsewhere: they are graded, nothing is sent. JSON Lines of
+    `id`, `text` or `error`, and what is known of `usage`, `latency_s`, `ttft_s`, `model`,
+    `outcome`, `scores`; or what another harness wrote, in a format of
+    pipelines/evaluation/imports/. `FILE#NAME` chooses one of several models or prompts in it."""
     model: str
     price: str
     """`provider/model` in the price book."""
@@ -273,6 +307,12 @@ class Rent(Record):
     closed_book: bool = False
     """Ask without the retrieved passages: a control that shows what the model knows by heart."""
 
+    @property
+    def simulated(self) -> bool:
+        """True when the stand-in answers, because there is no key."""
+        has_key = self.api_key_env is not None and bool(os.environ.get(self.api_key_env))
+        return self.standin is not None and self.recorded is None and not has_key
+
 
 class Own(Record):
     """The study's open model on our own machines, as published or tuned."""
@@ -284,11 +324,15 @@ class Own(Record):
     closed_book: bool = False
     """Ask without the retrieved passages."""
     hardware: Hardware
+    simulated: ClassVar[bool] = False
 
 
 class Baseline(Record):
     """A classical model, no LLM: the cheap rival."""
 
+    simulated: ClassVar[bool] = False
+    closed_book: bool = False
+    """Ask without the retrieved passages; for a method that learned without them."""
     kind: Literal["baseline"]
     title: str
     method: Literal["tfidf_logreg", "patterns", "extractive"]
@@ -315,6 +359,7 @@ class Baseline(Record):
 
 
 Candidate = Annotated[Rent | Own | Baseline, Field(discriminator="kind")]
+JudgeModel = Annotated[Rent | Own, Field(discriminator="kind")]
 
 
 class Study(Record):
@@ -328,6 +373,8 @@ class Study(Record):
     incumbent: Name
     """The candidate that production uses today."""
     candidates: dict[Name, Candidate]
+    judges: dict[Name, JudgeModel] = {}
+    """Models that judge answers; written like candidates."""
 
     @model_validator(mode="after")
     def _incumbent_is_a_candidate(self) -> Self:
@@ -335,4 +382,14 @@ class Study(Record):
             raise ValueError(
                 f"incumbent {self.incumbent!r} is not a candidate: {', '.join(self.candidates)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judges_are_there(self) -> Self:
+        for name, spec in self.workload.metrics.items():
+            if absent := [judge for judge in spec.judges if judge not in self.judges]:
+                known = ", ".join(self.judges) or "there are none"
+                raise ValueError(
+                    f"workload.metrics.{name}: {', '.join(absent)}: not in judges: {known}"
+                )
         return self

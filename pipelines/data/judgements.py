@@ -67,8 +67,13 @@ class PairVerdict(Record):
     """The same, from the judge; None = its text could not be read."""
     swapped_order: float | None
     """With the second answer shown first; 1.0 still means the file's first answer."""
-    lengths: tuple[int, int]
-    """Characters of the two answers."""
+    instruction: str
+    answers: tuple[str, str]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Characters of the two answers."""
+        return len(self.answers[0]), len(self.answers[1])
 
 
 def load_evouna(folder: Path) -> dict[str, list[LabelledAnswer]]:
@@ -112,7 +117,8 @@ def load_llmbar(folder: Path) -> list[PairVerdict]:
                 "human": PREFERENCES[row["human_label"]],
                 "first_order": PREFERENCES[row["winner_order1"]],
                 "swapped_order": PREFERENCES[row["winner_swapped"]],
-                "lengths": (len(pair["output_1"]), len(pair["output_2"])),
+                "instruction": pair["input"],
+                "answers": (pair["output_1"], pair["output_2"]),
             }
             rows.append(PairVerdict.model_validate(verdict))
         except (ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from pipelines.core.records import Difference
@@ -58,14 +58,25 @@ def decide(
     rows: Mapping[str, CandidateDecision],
     results: Mapping[str, EvaluateResult],
     run_id: str,
+    *,
+    judge_doubt: str | None = None,
+    judge_kinship: Sequence[str] = (),
 ) -> Decision:
     """The verdict with its reasons.
 
-    `results` gives the prices and the hardware that were used.
+    Args:
+        study: the study.
+        rows: of the decision table.
+        results: give the prices and the hardware that were used.
+        run_id: of the decision.
+        judge_doubt: why the judges of the quality may not decide; None = they may.
+        judge_kinship: warnings about judges of a candidate's own family.
     """
     workload = study.workload
     margin = workload.requirements.max_quality_loss
     choice = choose(rows, study.incumbent)
+    if judge_doubt is not None:
+        choice = Choice("insufficient", None, ())
     undecided = {
         name: n
         for name, row in rows.items()
@@ -84,8 +95,12 @@ def decide(
         margin=margin,
         quality_metric=workload.quality,
         tasks_per_month=workload.traffic.tasks_per_month,
-        headline=_headline(study, rows, choice),
-        reasons=_reasons(study, rows, choice, undecided),
+        headline=_headline(study, rows, choice, judge_doubt),
+        reasons=(
+            *([f"The judge may not decide: {judge_doubt}."] if judge_doubt else ()),
+            *_reasons(study, rows, choice, undecided),
+            *(f"Warning: {warning}." for warning in judge_kinship),
+        ),
         flips_when=_flips(study, rows, results, choice),
         required_n=undecided,
         simulated=simulated,
@@ -129,9 +144,13 @@ def _break_even(study: Study, result: EvaluateResult, incumbent: EvaluateResult)
     )
 
 
-def _headline(study: Study, rows: Mapping[str, CandidateDecision], choice: Choice) -> str:
+def _headline(
+    study: Study, rows: Mapping[str, CandidateDecision], choice: Choice, judge_doubt: str | None
+) -> str:
     tasks = f"{study.workload.traffic.tasks_per_month:,} tasks a month"
     now = rows[study.incumbent]
+    if judge_doubt is not None:
+        return "Not enough evidence: the judge of the quality has not earned its say."
     if choice.chosen is None:
         if choice.open_questions:
             names = " and ".join(choice.open_questions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -24,16 +23,6 @@ SAMPLE = "sample"
 """Metadata key of a repeated item: which repetition it is."""
 
 
-def is_simulated(candidate: Candidate) -> bool:
-    """True when the stand-in answers, because there is no key."""
-    return (
-        isinstance(candidate, Rent)
-        and candidate.standin is not None
-        and candidate.recorded is None
-        and not (candidate.api_key_env and os.environ.get(candidate.api_key_env))
-    )
-
-
 def what_is_asked(
     study: Study,
     name: str,
@@ -50,20 +39,14 @@ def what_is_asked(
         "concurrency": study.evaluate.concurrency,
     }
     match candidate:
-        case Rent() if is_simulated(candidate) and candidate.standin is not None:
-            asked["standin"] = candidate.standin.model_dump(mode="json")
+        case Rent(standin=behaviour) if candidate.simulated and behaviour is not None:
+            asked["standin"] = behaviour.model_dump(mode="json")
             asked["eval_sha256"] = prepared.eval_sha256  # it answers from the targets
         case Rent(recorded=str(path)):
             asked["recorded_sha256"] = file_sha256(path)
             asked["eval_sha256"] = prepared.eval_sha256
-        case Rent():
-            asked |= candidate.model_dump(
-                mode="json", include={"provider", "model", "base_url", "request"}
-            )
-        case Own():
-            asked["base"] = base
-            asked["chat_template_options"] = study.finetune.chat_template_options
-            asked["adapter_sha256"] = tuned.adapter_sha256 if candidate.tuned and tuned else None
+        case Rent() | Own():
+            asked |= _model(study, candidate, tuned, base)
         case Baseline():
             asked["method"] = candidate.method
             if candidate.method == "patterns":
@@ -71,6 +54,29 @@ def what_is_asked(
             elif candidate.method == "tfidf_logreg":
                 asked["train_sha256"] = prepared.train_sha256
     return asked
+
+
+def what_a_judge_is(
+    study: Study, name: str, tuned: FinetuneResult | None, base: str
+) -> dict[str, Any]:
+    """All that a judge's verdicts depend on, beside what it is shown."""
+    judge = study.judges[name]
+    identity: dict[str, Any] = {"max_output_tokens": study.evaluate.judge_max_output_tokens}
+    if isinstance(judge, Rent) and judge.simulated and judge.standin is not None:
+        return identity | {"standin": judge.standin.model_dump(mode="json")}
+    return identity | _model(study, judge, tuned, base)
+
+
+def _model(
+    study: Study, model: Rent | Own, tuned: FinetuneResult | None, base: str
+) -> dict[str, Any]:
+    if isinstance(model, Rent):
+        return model.model_dump(mode="json", include={"provider", "model", "base_url", "request"})
+    return {
+        "base": base,
+        "chat_template_options": study.finetune.chat_template_options,
+        "adapter_sha256": tuned.adapter_sha256 if model.tuned and tuned else None,
+    }
 
 
 def instructions(study: Study, candidate: Candidate, tuned: FinetuneResult | None) -> str:
@@ -90,7 +96,6 @@ def request_maker(
     `own_model` is the name under which vLLM serves an own candidate.
     """
     candidate = study.candidates[name]
-    closed_book = not isinstance(candidate, Baseline) and candidate.closed_book
     model, extra = name, {}
     if isinstance(candidate, Own):
         model = own_model
@@ -103,7 +108,8 @@ def request_maker(
         sample = example.metadata.get(SAMPLE, 0)
         return ChatRequest(
             model=model,
-            messages=system + (example.messages if closed_book else with_passages(example)),
+            messages=system
+            + (example.messages if candidate.closed_book else with_passages(example)),
             max_output_tokens=study.workload.max_output_tokens,
             temperature=None if temperature is None else float(temperature),
             extra=extra,
@@ -140,7 +146,7 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
                 "provider": "recorded elsewhere"
                 if candidate.recorded
                 else "standin (simulated)"
-                if is_simulated(candidate)
+                if candidate.simulated
                 else candidate.provider,
                 "price": candidate.price,
             }

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from typing import Any
 
 from pipelines.core.errors import ProviderError
 from pipelines.core.progress import Advance
@@ -87,7 +88,7 @@ async def respond(
             reserved = reserve_usd(request)
             if not budget.reserve(reserved):
                 return
-            response = await _one(ask, example, request, simulated)
+            response = await ask_once(ask, example.id, request, simulated)
             journal.add(response)
             budget.settle(reserved, usd_of(response))
             advance()
@@ -110,14 +111,19 @@ def _unanswered(
     return waiting
 
 
-async def _one(ask: Ask, example: Example, request: ChatRequest, simulated: bool) -> Response:
+async def ask_once(ask: Ask, example_id: str, request: ChatRequest, simulated: bool) -> Response:
+    """Send one request; a failure is a Response, too."""
     started_at_s, start = time.time(), time.perf_counter()
+    about: dict[str, Any] = {
+        "example_id": example_id,
+        "request_sha256": request.sha256,
+        "simulated": simulated,
+    }
     try:
         answer = await ask(request)
     except ProviderError as error:
         return Response(
-            example_id=example.id,
-            request_sha256=request.sha256,
+            **about,
             error=str(error),
             outcome=error.outcome,
             n_attempts=error.n_attempts,
@@ -126,21 +132,5 @@ async def _one(ask: Ask, example: Example, request: ChatRequest, simulated: bool
             model=request.model,
             started_at_s=started_at_s,
             latency_s=time.perf_counter() - start,
-            simulated=simulated,
         )
-    return Response(
-        example_id=example.id,
-        request_sha256=request.sha256,
-        text=answer.text,
-        outcome=answer.outcome,
-        usage=answer.usage,
-        model=answer.model,
-        finish_reason=answer.finish_reason,
-        n_attempts=answer.n_attempts,
-        wasted_usage=answer.wasted_usage,
-        n_broken_off=answer.n_broken_off,
-        started_at_s=answer.started_at_s,
-        ttft_s=answer.ttft_s,
-        latency_s=answer.latency_s,
-        simulated=simulated,
-    )
+    return Response(**about, **dict(answer))

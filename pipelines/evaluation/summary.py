@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import get_args
@@ -18,8 +18,7 @@ from pipelines.core.study import Own, Rent, Study
 from pipelines.economics import candidate_cost
 from pipelines.economics.token_cost import mean_usd, usd_of_response
 from pipelines.evaluation.runner import Answers
-from pipelines.metrics import whole_set
-from pipelines.statistics.intervals import estimate
+from pipelines.evaluation.scores import ScoreBook
 
 
 @dataclass
@@ -74,12 +73,11 @@ def summarise(
     name: str,
     examples: Sequence[Example],
     answers: Answers,
-    scores: Mapping[str, Mapping[str, float | None]],
-    weights: Mapping[str, Mapping[str, float]],
-    labels: Mapping[str, Mapping[str, tuple[str, str] | None]],
+    scores: ScoreBook,
     price: TokenPrice | None,
     *,
-    n_unparseable: int,
+    judge_usd: Decimal | None,
+    simulated_metrics: tuple[str, ...],
     run_id: str,
     model_id: str,
     eval_sha256: str,
@@ -92,11 +90,10 @@ def summarise(
         name: the candidate's.
         examples: the items.
         answers: one response for each item, and what else was received.
-        scores: metric -> example id -> value.
-        weights: metric -> example id -> what the value counts for, where that is not 1.
-        labels: metric -> example id -> labels of target and answer, for metrics over the whole set.
+        scores: all that were noted.
         price: per token; None when owned.
-        n_unparseable: answers that the quality metric could not read.
+        judge_usd: what the judges have cost; None when none is paid by the token.
+        simulated_metrics: those that a stand-in judged.
         run_id: MLflow run.
         model_id: MLflow LoggedModel.
         eval_sha256: digest of the items.
@@ -129,27 +126,25 @@ def summarise(
         kind=candidate.kind,
         tuned=tuned,
         model_id=model_id,
-        simulated=tally.simulated,
+        simulated=tally.simulated or workload.quality in simulated_metrics,
         toy=isinstance(candidate, Own) and study.finetune.base.build == "toy",
         eval_sha256=eval_sha256,
         quality_metric=workload.quality,
-        metrics={
-            metric: whole.of_labels(labels[metric], groups)
-            if (whole := whole_set(workload.metrics[metric].metric)) is not None
-            else estimate(values, groups, weights[metric])
-            for metric, values in scores.items()
-        },
+        metrics=scores.estimates(groups),
+        judged=scores.judged(groups),
+        simulated_metrics=simulated_metrics,
         n_total=len(examples),
         n_errors=sum(tally.outcomes[outcome] for outcome in NOBODYS),
         errors=dict(tally.errors.most_common(10)),
         outcomes={str(outcome): count for outcome, count in sorted(tally.outcomes.items())},
-        n_unparseable=n_unparseable,
+        n_unparseable=scores.n_unparseable[workload.quality],
         latency_p50_s=_percentile(tally.latencies, 50),
         latency_p95_s=_percentile(tally.latencies, 95),
         ttft_p50_s=_percentile(tally.ttfts, 50),
         tasks_per_s=tasks_per_s,
         cost=cost,
         spent_usd=spent_usd,
+        judge_usd=judge_usd,
         n_broken_off=tally.n_broken_off,
         token_price=price,
         hardware=None if isinstance(candidate, Rent) else candidate.hardware,
@@ -174,6 +169,7 @@ def figures(result: EvaluateResult) -> dict[str, float | None]:
         "errors": result.n_errors,
         "unparseable": result.n_unparseable,
         "spent_usd": _number(result.spent_usd),
+        "judge_usd": _number(result.judge_usd),
         "latency_p50_s": result.latency_p50_s,
         "latency_p95_s": result.latency_p95_s,
         "ttft_p50_s": result.ttft_p50_s,
@@ -190,12 +186,17 @@ def figures(result: EvaluateResult) -> dict[str, float | None]:
     for name, value in result.metrics.items():
         values[f"metric/{name}"] = value.mean if value else None
         values[f"metric/{name}_coverage"] = value.coverage if value else 0.0
+    for name, value in result.judged.items():
+        values[f"judge_alone/{name}"] = value.mean if value else None
     return values
 
 
 def describe(result: EvaluateResult) -> str:
     """One line for the UI."""
     mark = "**SIMULATED: no model produced these answers.** " if result.simulated else ""
+    if result.simulated_metrics:
+        judged = ", ".join(result.simulated_metrics)
+        mark += f"**SIMULATED judge: {judged} say nothing about quality.** "
     toy = "A toy model, for trying things out. " if result.toy else ""
     quality = result.metrics[result.quality_metric]
     if quality is None:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from pipelines import metrics, providers
+from pipelines import judging, metrics, providers
 from pipelines.core.config import load_study
 from pipelines.core.errors import ConfigError, ScoringError, Unparseable
 from pipelines.core.paths import ROOT
@@ -77,8 +77,9 @@ def test_unknown_plugins_name_the_known_ones() -> None:
 def test_every_shipped_study_loads_and_is_priced(path: Path) -> None:
     study = load_study(path)
     for spec in study.workload.metrics.values():
-        metrics.load(spec.metric)
-    names = {c.price for c in study.candidates.values() if c.kind == "rent"}
+        (judging if spec.judges else metrics).load(spec.metric)
+    models = (*study.candidates.values(), *study.judges.values())
+    names = {model.price for model in models if model.kind == "rent"}
     book = load_prices(names)
     for name in names:
         assert book.token_price(name).usd_per_million_output_tokens > 0

@@ -1,0 +1,179 @@
+"""Evaluate one candidate: ask, judge, grade, and write all of it to its MLflow run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+
+from pipelines.core.progress import progress, say
+from pipelines.core.records import Example, Score, TrainingRow
+from pipelines.core.results import (
+    ADAPTER,
+    RESPONSES,
+    SCORES,
+    TRAIN_FILE,
+    VERDICTS,
+    EvaluateResult,
+)
+from pipelines.core.study import Own, Rent
+from pipelines.economics.token_cost import usd_of_response
+from pipelines.evaluation import asked, recorded, runner
+from pipelines.evaluation.budget import Budget
+from pipelines.evaluation.connect import connected
+from pipelines.evaluation.grading import grade
+from pipelines.evaluation.job import Job, journal_path, reader_of
+from pipelines.evaluation.journal import Journal
+from pipelines.evaluation.judges import Judged, judge_answers
+from pipelines.evaluation.runner import Answers
+from pipelines.evaluation.scores import ScoreBook
+from pipelines.evaluation.summary import describe, figures, summarise
+from pipelines.providers import ChatRequest
+from pipelines.serving import candidate_server
+from pipelines.serving.vllm_server import BASE, TUNED
+from pipelines.tracking import store, traces
+from pipelines.tracking.store import StageRun
+
+
+def evaluate_candidate(job: Job) -> EvaluateResult:
+    """All of one candidate; what an earlier, cut run was answered is not asked again."""
+    prepared = job.work.prepared
+    inputs = {"prepare": prepared.run_id}
+    if job.tuned is not None:
+        inputs["finetune"] = job.tuned.run_id
+    with (
+        store.open_run(
+            job.stage,
+            data_sha256=prepared.eval_sha256,
+            inputs=inputs,
+            description=job.candidate.title,
+        ) as run,
+        Journal(journal_path(job.stage)) as journal,
+    ):
+        params = asked.params(job.study, job.candidate)
+        run.set_tags({"kind": job.candidate.kind})
+        run.log_params({"title": job.candidate.title, **params})
+        run.log_dataset(
+            job.study.workload.eval_set.path,
+            prepared.eval_sha256,
+            len(job.work.examples),
+            "evaluation",
+        )
+        answers = asyncio.run(_respond(job, journal))
+        judged = asyncio.run(judge_answers(job, answers))
+        adapter = None if job.tuned is None else store.artifact(job.tuned.run_id, ADAPTER)
+        model_id = run.log_candidate(job.name, params, adapter)
+        result, scores = _grade(job, run, answers, judged, model_id)
+        traces.log_traces(run, job.name, _sample(job, answers, scores))
+    if result.n_errors:
+        listed = "; ".join(f"{count} x {reason}" for reason, count in result.errors.items())
+        say(f"evaluate: {job.name}: {result.n_errors} of {result.n_total} calls failed: {listed}")
+        say("evaluate: the same command asks only these again")
+    if len(result.served_models) > 1:
+        say(f"evaluate: {job.name}: several models answered: {', '.join(result.served_models)}")
+    return result
+
+
+async def _respond(job: Job, journal: Journal) -> Answers:
+    """Ask for what the journal does not answer; without any, no server is started."""
+    candidate, config, examples = job.candidate, job.study.evaluate, job.work.examples
+    request_of = _request_maker(job)
+    digests = [request_of(example).sha256 for example in examples]
+    answers = runner.Answers(examples, digests, journal, job.name)
+    if isinstance(candidate, Rent) and candidate.recorded:
+        recorded.fill(journal, examples, digests, candidate.recorded, candidate.model)
+        return answers
+    if all(digest in journal for digest in digests):
+        return answers
+    paid = None if candidate.simulated else job.price
+    train = reader_of(job.work.prepared.run_id, TRAIN_FILE, TrainingRow)
+    async with (
+        candidate_server.serve(candidate, examples, train, job.work.vllm) as url,
+        connected(candidate, url, config) as ask,
+    ):
+        label = f"evaluate: {job.name}{' (simulated)' if candidate.simulated else ''}"
+        with progress(label, len(examples), "items") as advance:
+            await runner.respond(
+                ask, examples, digests, request_of, journal,
+                concurrency=config.concurrency,
+                simulated=candidate.simulated,
+                advance=advance,
+                budget=job.work.budget if paid else Budget(None),
+                reserve_usd=lambda r: asked.estimated_usd(paid, r) if paid else Decimal(0),
+                usd_of=lambda r: usd_of_response(paid, r) if paid else Decimal(0),
+            )  # fmt: skip
+    return answers
+
+
+def _request_maker(job: Job) -> Callable[[Example], ChatRequest]:
+    tuned = isinstance(job.candidate, Own) and job.candidate.tuned
+    system = job.stage.inputs["asked"]["instructions"]
+    return asked.request_maker(job.study, job.name, system, TUNED if tuned else BASE)
+
+
+def _grade(
+    job: Job, run: StageRun, answers: Answers, judged: Judged, model_id: str
+) -> tuple[EvaluateResult, dict[str, list[Score]]]:
+    """Score the answers and write everything to the run.
+
+    Returns:
+        The result, and the scores of the items that become traces, by example id.
+    """
+    workload = job.study.workload
+    book = ScoreBook(workload.metrics)
+    traced: dict[str, list[Score]] = {each.id: [] for each in _traced(job)}
+
+    def scores() -> Iterator[Score]:
+        for name, spec in workload.metrics.items():
+            if spec.judges:
+                yield from judged.scores[name]
+            else:
+                yield from grade(name, spec, job.work.examples, answers, job.study.evaluate.grading)
+
+    def kept(rows: Iterator[Score]) -> Iterator[Score]:
+        for row in rows:
+            if row.example_id in traced:
+                traced[row.example_id].append(row)
+            yield row
+
+    run.log_rows(RESPONSES, answers)
+    run.log_rows(SCORES, kept(book.noting(scores())))
+    if judged.verdicts:
+        run.log_rows(VERDICTS, judged.verdicts)
+    result = summarise(
+        job.study, job.name, job.work.examples, answers, book, job.price,
+        judge_usd=judged.usd, simulated_metrics=tuple(sorted(judged.simulated)),
+        run_id=run.run_id, model_id=model_id, eval_sha256=job.work.prepared.eval_sha256,
+        adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,
+    )  # fmt: skip
+    run.log_metrics(figures(result), model_id=model_id)
+    run.set_tags(
+        {
+            "simulated": str(result.simulated).lower(),
+            "reusable": str(result.n_errors == 0 and not judged.n_failed).lower(),
+        }
+    )
+    run.describe(describe(result))
+    run.save_result(result)
+    return result, traced
+
+
+def _traced(job: Job) -> Sequence[Example]:
+    """The items that become traces: the first ones, the same for every candidate."""
+    return job.work.examples[: job.study.evaluate.n_traces]
+
+
+def _sample(
+    job: Job, answers: Answers, scores: Mapping[str, Sequence[Score]]
+) -> Iterator[traces.TracedItem]:
+    for example, response in zip(_traced(job), answers, strict=False):
+        usd = None
+        if job.price is not None and response.usage is not None:
+            usd = float(usd_of_response(job.price, response))
+        yield traces.TracedItem(
+            messages=_request_maker(job)(example).messages,
+            target=example.target,
+            response=response,
+            scores=tuple(scores[example.id]),
+            usd=usd,
+        )
