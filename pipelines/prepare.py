@@ -2,7 +2,7 @@
 
     python -m pipelines.prepare configs/quickstart.yaml
 
-Reads:  the study's training rows and eval set (JSON Lines, CSV, or a hub data set)
+Reads:  the study's training rows and eval set (JSON Lines, CSV, a public format, or a hub set)
 Writes: train.jsonl, eval.jsonl (with passages, if any), result.json in one MLflow run, tag
         stage=prepare
 Next:   python -m pipelines.finetune configs/quickstart.yaml
@@ -19,10 +19,17 @@ from pipelines.core.command import Options
 from pipelines.core.errors import DataError
 from pipelines.core.progress import say
 from pipelines.core.records import Passage, Record
-from pipelines.core.results import Plan, PlannedStage, PrepareResult, RetrieverResult
+from pipelines.core.results import (
+    EVAL_FILE,
+    TRAIN_FILE,
+    Plan,
+    PlannedStage,
+    PrepareResult,
+    RetrieverResult,
+)
 from pipelines.core.study import Study
 
-TRAIN_FILE, EVAL_FILE, RANKINGS_FILE = "train.jsonl", "eval.jsonl", "rankings.jsonl"
+RANKINGS_FILE = "rankings.jsonl"
 
 
 def prepare(study: Study, options: Options) -> Record:
@@ -42,11 +49,15 @@ def prepare(study: Study, options: Options) -> Record:
         "eval_sha256": eval_sha256,
     }
     passages: list[Passage] = []
-    if workload.retrieval is not None:
+    if (retrieval := workload.retrieval) is not None:
+        from pipelines.data.passages import load_formatted
         from pipelines.retrieval import load_passages, passages_sha256
 
-        passages = load_passages(workload.retrieval.passages)
-        inputs["retrieval"] = workload.retrieval.model_dump(mode="json")
+        if retrieval.format:
+            passages = load_formatted(retrieval.passages, retrieval.format)
+        else:
+            passages = load_passages(retrieval.passages)
+        inputs["retrieval"] = retrieval.model_dump(mode="json")
         inputs["passages_sha256"] = passages_sha256(passages)
     stage = store.Stage("prepare", workload.name, inputs)
     done = store.find_finished(stage)

@@ -118,11 +118,12 @@ def jury_name(spec: MetricSpec) -> str:
 def kinship(study: Study) -> tuple[str, ...]:
     """Warnings: judges that are a candidate of the study, or of the family of one."""
     return tuple(
-        f"{judge} judges {name} of {candidate}, which is of its own family: it may favour it"
-        for name, spec in study.workload.metrics.items()
-        for judge in spec.judges
+        f"{judge} judges {', '.join(metrics)} of {candidate}, which is of its own family: it may "
+        "favour it"
+        for judge in study.judges
         for candidate in study.candidates
         if _same_family(study, judge, candidate)
+        and (metrics := [n for n, spec in study.workload.metrics.items() if judge in spec.judges])
     )
 
 
@@ -425,8 +426,9 @@ async def on_evouna(
 
 def string_match(answer: str, golds: Sequence[str]) -> bool:
     """Whether one of the golds stands in the answer, word for word, as SQuAD normalises both."""
-    text = f" {_squad(answer)} "
-    return any(f" {gold} " in text for gold in map(_squad, golds) if gold)
+    text = _squad(answer)
+    normal = [re.escape(gold) for gold in map(_squad, golds) if gold]
+    return any(re.search(rf"(?<!\w){gold}(?!\w)", text) for gold in normal)
 
 
 def _squad(text: str) -> str:
