@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
+from pipelines.core.prompt import question_in
 from pipelines.core.records import Example, Message, TrainingRow
 
 NGRAM = 5
@@ -54,8 +55,8 @@ def clean_split(rows: Sequence[TrainingRow], items: Sequence[Example], near_copy
 
 
 def normalise(messages: Sequence[Message]) -> str:
-    """The user's words in lower case, without punctuation and repeated spaces."""
-    text = " ".join(m.content for m in messages if m.role == "user")
+    """The user's words in lower case, without passages, punctuation and repeated spaces."""
+    text = " ".join(question_in(m.content)[1] for m in messages if m.role == "user")
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded))
 

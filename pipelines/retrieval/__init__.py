@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,21 +90,18 @@ def retrieve(
     rankings: list[Ranking] = []
     results: list[RetrieverResult] = []
     chosen: dict[str, tuple[str, ...]] = {}
+    searches = [store.search_by_all(question, max(DEPTH, config.k)) for question in questions]
     for method in METHODS:
-        rows: list[Ranking] = []
-        for example, question in zip(examples, questions, strict=True):
-            start = time.perf_counter()
-            found = store.search(question, method, max(DEPTH, config.k))
-            seconds = time.perf_counter() - start
-            rows.append(
-                Ranking(
-                    example_id=example.id,
-                    method=method,
-                    found=tuple(found),
-                    gold=gold[example.id],
-                    latency_s=seconds,
-                )
+        rows = [
+            Ranking(
+                example_id=example.id,
+                method=method,
+                found=tuple(search[method].found),
+                gold=gold[example.id],
+                latency_s=search[method].latency_s,
             )
+            for example, search in zip(examples, searches, strict=True)
+        ]
         rankings += rows
         results.append(_result(method, rows, examples, config))
         if method == config.method:

@@ -11,15 +11,24 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.core.records import Passage
 from pipelines.core.study import Embedder, RetrievalMethod
 from pipelines.retrieval.embedder import embed
 
 TABLE = "passages"
+
+
+class Search(NamedTuple):
+    """What one method found, and how long it took."""
+
+    found: list[str]
+    """Ids of passages, best first."""
+    latency_s: float
 
 
 class PassageStore:
@@ -35,16 +44,25 @@ class PassageStore:
         `bm25`: Okapi BM25 over title and text, stemmed · `embeddings`: cosine similarity ·
         `hybrid`: both lists, fused by reciprocal rank (Cormack 2009).
         """
-        if method == "hybrid":
-            depth = min(self._n_passages, max(50, k))
-            lists = [self.search(question, each, depth) for each in ("bm25", "embeddings")]
-            return fuse(lists)[:k]
-        if method == "bm25":
-            query = self._table.search(question, query_type="fts").select(["id", "_score"])
-        else:
-            vector = embed([question], self._embedder)[0]
-            query = self._table.search(vector).distance_type("cosine").select(["id", "_distance"])
-        return [row["id"] for row in query.limit(k).to_list()]
+        return self.search_by_all(question, k)[method].found
+
+    def search_by_all(self, question: str, k: int) -> dict[RetrievalMethod, Search]:
+        """What each method finds; `hybrid` takes as long as the two lists that it fuses."""
+        depth = min(self._n_passages, max(50, k))
+        start = time.perf_counter()
+        bm25 = self._ids(self._table.search(question, query_type="fts"), "_score", depth)
+        middle = time.perf_counter()
+        nearest = self._table.search(embed([question], self._embedder)[0])
+        embeddings = self._ids(nearest.distance_type("cosine"), "_distance", depth)
+        end = time.perf_counter()
+        return {
+            "bm25": Search(bm25[:k], middle - start),
+            "embeddings": Search(embeddings[:k], end - middle),
+            "hybrid": Search(fuse([bm25, embeddings])[:k], end - start),
+        }
+
+    def _ids(self, query: Any, figure: str, k: int) -> list[str]:
+        return [row["id"] for row in query.select(["id", figure]).limit(k).to_list()]
 
 
 def fuse(rankings: Sequence[Sequence[str]]) -> list[str]:
