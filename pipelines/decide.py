@@ -25,6 +25,7 @@ from pipelines.core.results import (
     EvaluateResults,
     Plan,
     PlannedStage,
+    PrepareResult,
 )
 from pipelines.core.study import Study
 from pipelines.evaluate import evaluate
@@ -54,6 +55,8 @@ def decide(study: Study, options: Options) -> Record:
             "traffic": workload.traffic.model_dump(mode="json"),
             "own_costs": workload.own_costs.model_dump(mode="json"),
             "evaluate_runs": {name: result.run_id for name, result in results.items()},
+            "prepare_run": evaluated.prepare_run_id,
+            "calibration_run": evaluated.calibration_run_id,
             "judge_doubt": evaluated.judge_doubt,
             "judge_kinship": evaluated.judge_kinship,
         },
@@ -63,12 +66,17 @@ def decide(study: Study, options: Options) -> Record:
         return store.load_result(done, Decision)
 
     from pipelines.economics import verdict
+    from pipelines.evaluation.calibration import Calibration
     from pipelines.reports import html, terminal
 
+    prepared = store.load_result(evaluated.prepare_run_id, PrepareResult)
+    calibrated = evaluated.calibration_run_id
+    judges = store.load_result(calibrated, Calibration).figures if calibrated else ()
     with store.open_run(
         stage,
         data_sha256=results[study.incumbent].eval_sha256,
-        inputs={f"evaluate.{name}": result.run_id for name, result in results.items()},
+        inputs={f"evaluate.{name}": result.run_id for name, result in results.items()}
+        | ({"calibrate-judge": calibrated} if calibrated else {}),
         description="Verdict.",
     ) as run:
         rows = _rows(study, results)
@@ -80,7 +88,8 @@ def decide(study: Study, options: Options) -> Record:
             judge_doubt=evaluated.judge_doubt,
             judge_kinship=evaluated.judge_kinship,
         )
-        run.log_text(html.render(study, decision, results, _latencies(results)), REPORT)
+        report = html.render(study, decision, evaluated, prepared, judges, _latencies(results))
+        run.log_text(report, REPORT)
         run.log_metrics(_figures(decision))
         run.set_tags(
             {
@@ -123,6 +132,9 @@ def _rows(study: Study, results: Mapping[str, EvaluateResult]) -> dict[str, Cand
             if name == study.incumbent
             else _difference(scores[name], scores[study.incumbent], groups),
             need,
+            None
+            if (other := study.candidates[name].control_of) is None
+            else _difference(scores[name], scores[other], groups),
         )
         for name, result in results.items()
     }

@@ -34,7 +34,7 @@ from pipelines.core.results import (
     PlannedStage,
     PrepareResult,
 )
-from pipelines.core.study import Own, Rent, Study
+from pipelines.core.study import Candidate, Own, Rent, Study
 from pipelines.finetune import finetune
 from pipelines.prepare import prepare
 from pipelines.serve import endpoint
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from pipelines.data.labels import Label
     from pipelines.evaluation.budget import Budget
     from pipelines.tracking.store import Stage
-
-SECONDS_PER_CALL = 2.0
-"""Guess for the duration in a dry run."""
 
 
 def evaluate(study: Study, options: Options) -> Record:
@@ -59,7 +56,11 @@ def evaluate(study: Study, options: Options) -> Record:
     if any(isinstance(model, Own) and model.tuned for model in models):
         upstream = finetune(study, options, prepared)
     if isinstance(upstream, Plan):
-        return _plan(study, prices, upstream)
+        from pipelines.data import sources
+        from pipelines.evaluation import forecast
+
+        examples = sources.load_eval(study.workload.eval_set)
+        return forecast.plan(study, prices, upstream, _labels(study, examples))
     tuned = upstream if isinstance(upstream, FinetuneResult) else None
     assert isinstance(prepared, PrepareResult)
 
@@ -108,6 +109,8 @@ def evaluate(study: Study, options: Options) -> Record:
     figures = store.load_result(done, calibration.Calibration).figures if done else None
     return EvaluateResults(
         results={name: results[name] for name in study.candidates},
+        prepare_run_id=prepared.run_id,
+        calibration_run_id=done,
         judge_doubt=calibration.doubt(study, figures),
         judge_kinship=calibration.kinship(study),
     )
@@ -184,10 +187,13 @@ def _check(study: Study) -> None:
     """Everything that can be wrong is said before anything is trained or paid.
 
     Raises:
-        ConfigError: an unknown metric or provider, or a missing key.
+        ConfigError: an unknown metric or provider, a metric whose parameters do not fit or that
+            cannot be the quality, or a missing key.
+        DataError: the eval set is absent or wrong.
     """
     from pipelines import judging, metrics, providers
-    from pipelines.evaluation import recorded
+    from pipelines.data import sources
+    from pipelines.evaluation import asked, grading, recorded
     from pipelines.serving.vllm_server import check_installed
 
     for spec in study.workload.metrics.values():
@@ -195,7 +201,7 @@ def _check(study: Study) -> None:
             judging.load(spec.metric)
         else:
             metrics.load(spec.metric)
-    models = {**{f"judge {name}": judge for name, judge in study.judges.items()}}
+    models: dict[str, Candidate] = {f"judge {name}": j for name, j in study.judges.items()}
     models |= {f"candidate {name}": each for name, each in study.candidates.items()}
     for name, model in models.items():
         if isinstance(model, Rent) and model.recorded:
@@ -211,6 +217,13 @@ def _check(study: Study) -> None:
                 )
     if any(isinstance(model, Own) for model in models.values()):
         check_installed()
+    items = sources.load_eval(study.workload.eval_set)
+    for name, spec in study.workload.metrics.items():
+        if not spec.judges:
+            samples = (asked.repeated([item], study.evaluate.n_samples) for item in items)
+            is_plain_mean = grading.trial(name, spec, samples)
+            if name == study.workload.quality and not is_plain_mean:
+                raise grading.no_quality(name)
 
 
 def _prices(study: Study) -> PriceBook:
@@ -264,53 +277,6 @@ def _budget(
                     paid = (usd_of_response(price, r) for r in journal.rows())
                     spent += sum(paid, Decimal(0))
     return Budget(study.evaluate.budget_usd, spent)
-
-
-def _plan(study: Study, prices: PriceBook, plan: Plan) -> Plan:
-    """What each candidate would cost; only rented, real ones cost dollars per call."""
-    from pipelines.data import sources
-    from pipelines.evaluation import asked
-    from pipelines.evaluation.job import stage_of
-    from pipelines.tracking import store
-
-    examples = sources.load_eval(study.workload.eval_set)
-    labels = _labels(study, examples)
-    by_stage = {each.stage: each for each in plan.stages}
-    prepared_id = by_stage["prepare"].run_id
-    prepared = store.load_result(prepared_id, PrepareResult) if prepared_id else None
-    tuned_line = by_stage.get("finetune")
-    tuned_id = tuned_line.run_id if tuned_line else None
-    tuned = store.load_result(tuned_id, FinetuneResult) if tuned_id else None
-    lines: list[PlannedStage] = []
-    for name, candidate in study.candidates.items():
-        waits = prepared is None or (isinstance(candidate, Own) and candidate.tuned and not tuned)
-        done = None
-        if prepared is not None and not waits:
-            done = store.find_finished(stage_of(study, name, prepared, tuned, prices, labels))
-        n_calls = 0 if done else len(examples) * study.evaluate.n_samples
-        usd, note = None, candidate.title
-        if isinstance(candidate, Rent) and candidate.recorded:
-            note += "; recorded answers, nothing is sent"
-        elif isinstance(candidate, Rent) and not candidate.simulated:
-            price = prices.token_price(candidate.price)
-            request_of = asked.request_maker(study, name, study.workload.instructions, name)
-            each = (asked.estimated_usd(price, request_of(example)) for example in examples)
-            usd = Decimal(0) if done else sum(each, Decimal(0)) * study.evaluate.n_samples
-            note += "; dollars at four characters per token and the longest answers"
-        elif candidate.simulated:
-            note += "; SIMULATED, costs nothing"
-        lines.append(
-            PlannedStage(
-                stage=f"evaluate {name}",
-                state="done" if done else "depends" if waits else "to do",
-                run_id=done,
-                calls=n_calls,
-                usd=usd,
-                hours=n_calls * SECONDS_PER_CALL / study.evaluate.concurrency / 3600,
-                note=note,
-            )
-        )
-    return Plan(stages=(*plan.stages, *lines))
 
 
 def show_calibration(record: Record) -> str:

@@ -50,13 +50,10 @@ def prepare(study: Study, options: Options) -> Record:
     }
     passages: list[Passage] = []
     if (retrieval := workload.retrieval) is not None:
-        from pipelines.data.passages import load_formatted
-        from pipelines.retrieval import load_passages, passages_sha256
+        from pipelines.data.passages import load
+        from pipelines.retrieval import passages_sha256
 
-        if retrieval.format:
-            passages = load_formatted(retrieval.passages, retrieval.format)
-        else:
-            passages = load_passages(retrieval.passages)
+        passages = load(retrieval)
         inputs["retrieval"] = retrieval.model_dump(mode="json")
         inputs["passages_sha256"] = passages_sha256(passages)
     stage = store.Stage("prepare", workload.name, inputs)

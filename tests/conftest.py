@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,55 @@ async def sse(request: web.Request, events: list[Any]) -> web.StreamResponse:
 
 
 PROJECT = ROOT
+
+
+class ThreadedServer:
+    """An OpenAI-compatible server in a thread, for commands that run their own event loop."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], str]) -> None:
+        """`answer` gets the body of each request and gives the text."""
+        self.n_requests = 0
+        owner = self
+
+        class Post(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                owner.n_requests += 1
+                text = answer(body)
+                usage = {
+                    "prompt_tokens": sum(len(m["content"]) for m in body["messages"]) // 4,
+                    "completion_tokens": max(1, len(text) // 4),
+                }
+                choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+                events = [
+                    {"model": body["model"], "choices": [choice]},
+                    {"model": body["model"], "choices": [], "usage": usage},
+                ]
+                lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                self.wfile.write("".join([*lines, "data: [DONE]\n\n"]).encode())
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Post)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextmanager
+def threaded_server(answer: Callable[[dict[str, Any]], str]) -> Generator[ThreadedServer]:
+    """A `ThreadedServer` for the length of the block."""
+    server = ThreadedServer(answer)
+    try:
+        yield server
+    finally:
+        server.stop()

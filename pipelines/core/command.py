@@ -125,18 +125,30 @@ def main(
 
 def plan_table(plan: Plan) -> str:
     """A dry run as a table; every line is an estimate."""
-    lines = [f"{'stage':<28} {'state':<8} {'calls':>6} {'dollars':>10} {'hours':>7}  note"]
+    wide = max([len(each.stage) for each in plan.stages] + [len("estimated total")])
+    lines = [f"{'stage':<{wide}} {'state':<8} {'calls':>6} {'dollars':>24} {'hours':>7}  note"]
+    total = [Decimal(0)] * 3
     for each in plan.stages:
-        usd = "" if each.usd is None else f"{each.usd:.2f}"
-        hours = "" if each.hours is None else f"{each.hours:.2f}"
+        usd, hours = "", "" if each.hours is None else f"{each.hours:.2f}"
+        if each.usd is not None:
+            found = [each.usd if x is None else x for x in (each.usd_low, each.usd, each.usd_high)]
+            total = [a + b for a, b in zip(total, found, strict=True)]
+            usd = _range(found)
         lines.append(
-            f"{each.stage:<28} {each.state:<8} {each.calls or '':>6} {usd:>10} {hours:>7}  "
+            f"{each.stage:<{wide}} {each.state:<8} {each.calls or '':>6} {usd:>24} {hours:>7}  "
             f"{each.note}{f' (run {each.run_id})' if each.run_id else ''}"
         )
-    usd = sum((each.usd for each in plan.stages if each.usd is not None), Decimal(0))
     hours = sum(each.hours for each in plan.stages if each.hours is not None)
-    lines.append(f"{'estimated total':<28} {'':<8} {'':>6} {usd:>10.2f} {hours:>7.2f}")
+    lines.append(
+        f"{'estimated total':<{wide}} {'':<8} {'':>6} {_range(total):>24} {hours:>7.2f}  "
+        "dollars: likely (low - high)"
+    )
     return "\n".join(lines)
+
+
+def _range(usd: Sequence[Decimal]) -> str:
+    low, likely, high = usd
+    return f"{likely:.2f} ({low:.2f} - {high:.2f})"
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

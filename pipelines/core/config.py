@@ -53,7 +53,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
             problems.append(f"{shown(file)}: {key}: {message}{got}")
     else:
         if not problems:
-            return study
+            return study.with_controls()
     raise ConfigError(f"{len(problems)} problem(s)\n  " + "\n  ".join(problems))
 
 
@@ -151,6 +151,8 @@ def _apply(tree: Tree, override: str, path: Path) -> None:
         child = node.setdefault(parent, {})
         if isinstance(child, list):
             child = node[parent] = {str(item): item for item in cast(list[Any], child)}
+        if isinstance(child, str) and parents[0] in MODELS and parent == parents[1]:
+            child = node[parent] = read_yaml(CONFIGS / "candidates" / f"{child}.yaml")
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {parent!r} in {shown(path)} is not a section")
         node = cast(Tree, child)

@@ -134,6 +134,10 @@ class EvaluateResults(Record):
     """All candidates of a study, on the same items."""
 
     results: dict[str, EvaluateResult]
+    prepare_run_id: str
+    """Of the items and their passages."""
+    calibration_run_id: str | None = None
+    """Of the newest measurement of the judges against this study's labels; None = there is none."""
     judge_doubt: str | None = None
     """Why the judges of the quality metric may not decide; None = they may, or none is judged."""
     judge_kinship: tuple[str, ...] = ()
@@ -170,6 +174,10 @@ class CandidateDecision(Record):
     break_even_tasks_per_month: int | None
     """Volume from which this candidate is cheaper than the incumbent; None = never, or rented."""
     excluded_because: str | None
+    control_of: str | None = None
+    """It was asked for comparison with that candidate, and is never chosen."""
+    control_difference: Difference | None = None
+    """Paired, this control - that candidate; the prompt debt with its sign turned round."""
     evaluate_run_id: str
     model_id: str
 
@@ -220,7 +228,9 @@ class PlannedStage(Record):
     run_id: str | None = None
     calls: int = 0
     usd: Decimal | None = None
-    """Estimate for paid calls; None when nothing is paid per call."""
+    """Likely dollars of paid calls; None when nothing is paid per call."""
+    usd_low: Decimal | None = None
+    usd_high: Decimal | None = None
     hours: float | None = None
     note: str = ""
 

@@ -265,6 +265,9 @@ class EvaluateConfig(Record):
     judge_max_output_tokens: int = Field(default=1024, gt=0)
     """A judge gives its reason before its verdict."""
     grading: Grading = Grading()
+    prompt_debt: tuple[Name, ...] = ()
+    """Candidates that are asked a second time, with the incumbent's system prompt word for word:
+    what they lose is the prompt debt of the workload."""
     calibration_items: int = Field(default=100, gt=0)
     """Items of each part of a public set that `--calibrate-judge=SET` asks the judges about."""
     n_traces: int = Field(default=10, ge=0)
@@ -306,6 +309,10 @@ class Rent(Record):
     leaves the temperature out, for models that accept only their own."""
     closed_book: bool = False
     """Ask without the retrieved passages: a control that shows what the model knows by heart."""
+    instructions: str | None = None
+    """System prompt of this candidate alone; None = the workload's."""
+    control_of: Name | None = None
+    """Asked for comparison with that candidate, and never chosen."""
 
     @property
     def simulated(self) -> bool:
@@ -323,6 +330,11 @@ class Own(Record):
     """True = with the adapter of the finetune stage."""
     closed_book: bool = False
     """Ask without the retrieved passages."""
+    instructions: str | None = None
+    """System prompt of this candidate alone; None = the one it was tuned with, else the
+    workload's."""
+    control_of: Name | None = None
+    """Asked for comparison with that candidate, and never chosen."""
     hardware: Hardware
     simulated: ClassVar[bool] = False
 
@@ -331,6 +343,7 @@ class Baseline(Record):
     """A classical model, no LLM: the cheap rival."""
 
     simulated: ClassVar[bool] = False
+    control_of: ClassVar[None] = None
     closed_book: bool = False
     """Ask without the retrieved passages; for a method that learned without them."""
     kind: Literal["baseline"]
@@ -383,6 +396,33 @@ class Study(Record):
                 f"incumbent {self.incumbent!r} is not a candidate: {', '.join(self.candidates)}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _prompts_can_be_swapped(self) -> Self:
+        for name in self.evaluate.prompt_debt:
+            candidate = self.candidates.get(name)
+            if name == self.incumbent or not isinstance(candidate, Rent | Own):
+                raise ValueError(
+                    f"evaluate.prompt_debt: {name!r} must be a candidate with a prompt of its own, "
+                    "other than the incumbent"
+                )
+        return self
+
+    def with_controls(self) -> Study:
+        """The study with one more candidate for each of `evaluate.prompt_debt`."""
+        theirs = self.candidates[self.incumbent]
+        own = None if isinstance(theirs, Baseline) else theirs.instructions
+        controls: dict[Name, Candidate] = {}
+        for name in self.evaluate.prompt_debt:
+            candidate = self.candidates[name]
+            controls[f"{name}-incumbent-prompt"] = candidate.model_copy(
+                update={
+                    "title": f"{candidate.title}, with the prompt of {self.incumbent}",
+                    "instructions": own or self.workload.instructions,
+                    "control_of": name,
+                }
+            )
+        return self.model_copy(update={"candidates": {**self.candidates, **controls}})
 
     @model_validator(mode="after")
     def _judges_are_there(self) -> Self:

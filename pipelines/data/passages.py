@@ -1,4 +1,4 @@
-"""Passages of a public set, for a study that searches them."""
+"""The passages that a study searches: JSON Lines, or those of a public set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,31 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from pipelines.core import json_lines
 from pipelines.core.errors import ConfigError
-from pipelines.core.paths import shown
+from pipelines.core.paths import ROOT, shown
 from pipelines.core.records import Passage
+from pipelines.core.study import Retrieval
 from pipelines.data import formats, sources
+
+
+def load(config: Retrieval) -> list[Passage]:
+    """Passages of a study.
+
+    Raises:
+        ConfigError: `format` names none that has passages.
+        DataError: the file is absent or empty, a line is bad, or an id stands twice.
+    """
+    if config.format:
+        return load_formatted(config.passages, config.format)
+    file = ROOT / config.passages
+    passages: dict[str, Passage] = {}
+    problems: list[str] = []
+    for place, passage in json_lines.read(file, Passage):
+        if passages.setdefault(passage.id, passage) is not passage:
+            problems.append(f"{place}: id: {passage.id!r} stands already above")
+    json_lines.refuse(shown(file), problems if passages else ["no passages"])
+    return list(passages.values())
 
 
 def load_formatted(path: str, format: str) -> list[Passage]:
@@ -41,5 +62,5 @@ def load_formatted(path: str, format: str) -> list[Passage]:
             problems.append(f"{place}: {key}: {first['msg']}")
     if not found and not problems:
         problems.append("no passages")
-    sources.refuse(shown(folder), problems)
+    json_lines.refuse(shown(folder), problems)
     return found

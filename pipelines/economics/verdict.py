@@ -20,8 +20,10 @@ def candidate_row(
     incumbent: EvaluateResult,
     difference: Difference | None,
     need: Requirements,
+    control_difference: Difference | None = None,
 ) -> CandidateDecision:
-    """One row of the decision table."""
+    """One row of the decision table; differences are paired, to the incumbent and of a control."""
+    control_of = study.candidates[result.candidate].control_of
     quality, cost = result.metrics[result.quality_metric], result.cost
     is_incumbent = result.candidate == incumbent.candidate
     margin = need.max_quality_loss
@@ -42,12 +44,16 @@ def candidate_row(
         usd_per_good_task=usd_per_good_task(cost.usd_per_task, quality.mean if quality else None),
         n_replicas=cost.n_replicas,
         break_even_tasks_per_month=_break_even(study, result, incumbent),
-        excluded_because=misses(
+        excluded_because=f"it is only a control of {control_of}"
+        if control_of
+        else misses(
             need,
             quality=quality,
             latency_p95_s=result.latency_p95_s,
             usd_per_month=cost.usd_per_month,
         ),
+        control_of=control_of,
+        control_difference=control_difference,
         evaluate_run_id=result.run_id,
         model_id=result.model_id,
     )
@@ -188,8 +194,15 @@ def _reasons(
     margin = _points(study.workload.requirements.max_quality_loss)
     found: list[str] = []
     for name, row in rows.items():
+        if (lost := row.control_difference) is not None:
+            found.append(
+                f"Prompt debt of {row.control_of}: asked with the prompt of {study.incumbent} word "
+                f"for word, it changes by {100 * lost.mean:+.1f} points ({100 * lost.low:+.1f} to "
+                f"{100 * lost.high:+.1f})."
+            )
         if row.excluded_because:
-            found.append(f"{name} is out: {row.excluded_because}.")
+            if not row.control_of:
+                found.append(f"{name} is out: {row.excluded_because}.")
             continue
         if row.difference is None:
             if row.quality is not None:

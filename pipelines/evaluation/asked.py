@@ -13,14 +13,13 @@ from pipelines.core.results import FinetuneResult, PrepareResult
 from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
 from pipelines.economics.token_cost import usd_of_call
 from pipelines.evaluation.recorded import file_sha256
+from pipelines.metrics import SAMPLE
 from pipelines.providers import ChatRequest
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates before a call only; afterwards the provider's own count holds."""
 TOKENS_PER_MESSAGE = 8
 """Role marks and separators of a chat template."""
-SAMPLE = "sample"
-"""Metadata key of a repeated item: which repetition it is."""
 
 
 def what_is_asked(
@@ -83,6 +82,8 @@ def instructions(study: Study, candidate: Candidate, tuned: FinetuneResult | Non
     """System prompt: the tuned model gets the one it was trained with, a classifier none."""
     if isinstance(candidate, Baseline):
         return ""
+    if candidate.instructions is not None:
+        return candidate.instructions
     if isinstance(candidate, Own) and candidate.tuned and tuned is not None:
         return tuned.instructions
     return study.workload.instructions

@@ -21,7 +21,7 @@ from pipelines.economics.token_cost import usd_of_response
 from pipelines.evaluation import asked, recorded, runner
 from pipelines.evaluation.budget import Budget
 from pipelines.evaluation.connect import connected
-from pipelines.evaluation.grading import grade
+from pipelines.evaluation.grading import grade, no_quality
 from pipelines.evaluation.job import Job, journal_path, reader_of
 from pipelines.evaluation.journal import Journal
 from pipelines.evaluation.judges import Judged, judge_answers
@@ -31,7 +31,7 @@ from pipelines.evaluation.summary import describe, figures, summarise
 from pipelines.providers import ChatRequest
 from pipelines.serving import candidate_server
 from pipelines.serving.vllm_server import BASE, TUNED
-from pipelines.tracking import store, traces
+from pipelines.tracking import prompts, store, traces
 from pipelines.tracking.store import StageRun
 
 
@@ -52,7 +52,10 @@ def evaluate_candidate(job: Job) -> EvaluateResult:
     ):
         params = asked.params(job.study, job.candidate)
         run.set_tags({"kind": job.candidate.kind})
-        run.log_params({"title": job.candidate.title, **params})
+        prompt = prompts.link(
+            run, job.study.workload.name, job.stage.inputs["asked"]["instructions"]
+        )
+        run.log_params({"title": job.candidate.title, "prompt": prompt, **params})
         run.log_dataset(
             job.study.workload.eval_set.path,
             prepared.eval_sha256,
@@ -138,6 +141,8 @@ def _grade(
 
     run.log_rows(RESPONSES, answers)
     run.log_rows(SCORES, kept(book.noting(scores())))
+    if not book.is_plain_mean(workload.quality):
+        raise no_quality(workload.quality)
     if judged.verdicts:
         run.log_rows(VERDICTS, judged.verdicts)
     result = summarise(

@@ -30,6 +30,7 @@ class ScoreBook:
             for name, spec in metrics.items()
             if not spec.judges and (found := whole_set(spec.metric)) is not None
         }
+        self._params = {name: metrics[name].params for name in self._whole_sets}
         for name in self._whole_sets:
             self._labels[name] = {}
 
@@ -46,6 +47,10 @@ class ScoreBook:
             self.n_unparseable[score.metric] += score.reason.startswith(UNPARSEABLE)
             yield score
 
+    def is_plain_mean(self, name: str) -> bool:
+        """True when every item of a metric counts the same, so that items can be compared."""
+        return name not in self._whole_sets and not self._weights[name]
+
     def estimates(self, groups: Mapping[str, str]) -> dict[str, Estimate | None]:
         """Each metric over the whole set; None = not one response could be scored.
 
@@ -57,7 +62,8 @@ class ScoreBook:
         found: dict[str, Estimate | None] = {}
         for name, values in self.values.items():
             if name in self._whole_sets:
-                found[name] = self._whole_sets[name].of_labels(self._labels[name], groups)
+                labels, params = self._labels[name], self._params[name]
+                found[name] = self._whole_sets[name].of_labels(labels, groups, **params)
             else:
                 found[name] = estimate(values, groups, self._weights[name])
                 if human := self.human.get(name):

@@ -5,9 +5,15 @@
 higher is better. A metric that is a ratio over the whole set, such as precision, returns
 `Weighted(value, weight)` for each item. One that is no ratio either, such as macro-F1, also has
 `label(example, text, **params)`, the target's label and the answer's, and `of_labels(labels,
-groups) -> Estimate` for the whole set. For the contract tests, `example_params()` gives
-parameters where some are needed, `contract_example()` an example where one with a JSON target does
-not fit, and `NEEDS_TARGET = False` says that the answer alone is judged.
+groups, **params) -> Estimate` for the whole set.
+
+A metric that waits for other processes says `WORKERS = 8`: that many answers are then graded at a
+time, each in a thread of its own. A `ScoringError` about an item names it as `example ID`; one that
+does not is about the parameters, and is reported before anything is asked.
+
+For the contract tests, `example_params()` gives parameters where some are needed,
+`contract_example()` an example where one with a JSON target does not fit, and `NEEDS_TARGET =
+False` says that the answer alone is judged.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import NamedTuple, Protocol, cast
 
 from pydantic import JsonValue
@@ -24,6 +31,8 @@ from pipelines.core.records import Estimate, Example
 
 RECORDED_SCORE = "recorded_score"
 """What another harness scored: no file, for evaluation/grading.py reads it off the response."""
+SAMPLE = "sample"
+"""Metadata key of a repeated item: its number k; its example id ends with `#k`."""
 
 
 class Weighted(NamedTuple):
@@ -47,19 +56,30 @@ class ScoreText(Protocol):
         ...
 
 
+Labels = Mapping[str, tuple[str, str] | None]
+"""Example id -> label of the target and of the answer; None = not scored."""
+
+
 class WholeSet(NamedTuple):
     """How a metric that is no mean of its items is computed."""
 
     label: Callable[..., tuple[str, str]]
-    of_labels: Callable[[Mapping[str, tuple[str, str] | None], Mapping[str, str]], Estimate | None]
+    """Called as `score` is: example, text and the metric's parameters."""
+    of_labels: Callable[..., Estimate | None]
+    """Called with `Labels`, the groups by example id, and the metric's parameters."""
 
 
 def whole_set(name: str) -> WholeSet | None:
     """The functions of a metric over the whole set; None when it is the mean of its items."""
     if name == RECORDED_SCORE:
         return None
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = _module(name)
     return WholeSet(module.label, module.of_labels) if hasattr(module, "of_labels") else None
+
+
+def workers(name: str) -> int:
+    """How many answers of a metric are graded at a time."""
+    return 1 if name == RECORDED_SCORE else getattr(_module(name), "WORKERS", 1)
 
 
 def names() -> list[str]:
@@ -77,7 +97,11 @@ def load(name: str) -> ScoreText:
         return _needs_response
     if name not in names():
         raise ConfigError(f"unknown metric {name!r}; pipelines/metrics/ has: {', '.join(names())}")
-    return cast(ScoreText, importlib.import_module(f"{__name__}.{name}").score)
+    return cast(ScoreText, _module(name).score)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _needs_response(example: Example, text: str, **params: JsonValue) -> float:

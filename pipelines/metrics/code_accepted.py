@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.core.records import Example
 from pipelines.metrics import code_scan, code_tests
 
+WORKERS = code_tests.WORKERS
 contract_example = code_tests.contract_example
 
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import tempfile
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from pipelines.core.errors import ConfigError, ScoringError
@@ -15,6 +16,8 @@ from pipelines.metrics.code_tests import code_in
 SEVERITIES = ("low", "medium", "high")
 NEEDS_TARGET = False
 """The answer alone is judged."""
+_one_at_a_time = Lock()
+"""Bandit keeps the settings of its checks in global variables."""
 
 
 def score(example: Example, text: str, *, severity: str = "medium") -> float:
@@ -45,7 +48,7 @@ def _is_clean(name: str, code: str, severity: str) -> bool:
         core: Any = importlib.import_module("bandit.core.manager")
     except ImportError as error:
         raise ScoringError(f"code_scan: example {name}: pip install bandit ({error})") from error
-    with tempfile.TemporaryDirectory() as folder:
+    with _one_at_a_time, tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "answer.py")
         # Two lines before it: a coding declaration would show bandit another text than Python's.
         path.write_text("\n\n" + code, encoding="utf-8")

@@ -14,11 +14,13 @@ attacks its own grader can forge.
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 from pipelines.core.errors import ScoringError
@@ -26,11 +28,15 @@ from pipelines.core.records import Example, Message
 from pipelines.sandbox import Unavailable
 from pipelines.sandbox.evaluate import Outcome, Step, Undecodable, decode, evaluate
 
+WORKERS = 8
+"""Answers that run at a time: a process mostly waits to be started, and for its turn."""
 PYTHON = ("python", "python3", "py")
 """What the language of a fence may be called."""
 MAX_LONGER = 32
 """How many times longer than the expected value an answer's may be written; a longer one cannot be
 equal, and decoding it is work that the answer would choose for us."""
+MAX_KEPT = 1 << 16
+"""Results that are remembered, so that no other metric runs the same answer again."""
 
 
 class Limits(NamedTuple):
@@ -38,6 +44,10 @@ class Limits(NamedTuple):
 
     timeout_s: float
     memory_bytes: int
+
+
+_results: dict[bytes, float] = {}
+_keeping = Lock()
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,21 @@ def score(example: Example, text: str, *, timeout_s: float = 10, memory_mib: int
     """
     tests, setup, entry_point = _metadata(example)
     limits = Limits(timeout_s, memory_mib << 20)
+    code, reference = code_in(text, entry_point), code_in(example.target, entry_point)
+    what_runs = repr((code, tests, setup, entry_point, reference, limits))
+    digest = hashlib.sha256(what_runs.encode()).digest()
+    if (known := _results.get(digest)) is not None:
+        return known
     try:
-        checks = _checks(tests, setup, entry_point, code_in(example.target, entry_point), limits)
-        return float(_passes(code_in(text, entry_point), setup, checks, limits))
+        checks = _checks(tests, setup, entry_point, reference, limits)
+        value = float(_passes(code, setup, checks, limits))
     except (ValueError, Unavailable) as error:
         raise ScoringError(f"code_tests: example {example.id}: {error}") from error
+    with _keeping:
+        if len(_results) >= MAX_KEPT:
+            del _results[next(iter(_results))]
+        _results[digest] = value
+    return value
 
 
 def contract_example() -> Example:

@@ -11,6 +11,7 @@ import vl_convert
 from markupsafe import Markup
 
 from pipelines.core.results import CandidateDecision, Decision
+from pipelines.reports.figures import readable
 
 WIDTH, HEIGHT = 640, 260
 COLOURS = {"rent": "#c2410c", "own": "#0f766e", "baseline": "#6d28d9"}
@@ -40,7 +41,7 @@ def quality_against_dollars(decision: Decision) -> Markup | None:
     )  # fmt: skip
     y = alt.Scale(domain=[max(0.0, min(r["low"] for r in rows) - 0.05), 1.0])
     bars = base.mark_rule(strokeWidth=2).encode(
-        y=alt.Y("low:Q", title=f"quality ({decision.quality_metric})", scale=y,
+        y=alt.Y("low:Q", title=f"quality ({readable(decision.quality_metric)})", scale=y,
                 axis=alt.Axis(format=".0%")),
         y2="high:Q",
     )  # fmt: skip

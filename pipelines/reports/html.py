@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipelines.core.results import Decision, EvaluateResult
+from pipelines.core.results import Decision, EvaluateResult, EvaluateResults, PrepareResult
 from pipelines.core.study import Study
 from pipelines.economics import candidate_cost
 from pipelines.economics.verdict import usd
-from pipelines.reports import charts, terminal
+from pipelines.reports import charts, figures, terminal
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.calibration import JudgeFigures
 
 N_VOLUMES = 60
 """Points of the break-even curve."""
@@ -21,7 +25,9 @@ N_VOLUMES = 60
 def render(
     study: Study,
     decision: Decision,
-    results: Mapping[str, EvaluateResult],
+    evaluated: EvaluateResults,
+    prepared: PrepareResult,
+    judges: Sequence[JudgeFigures],
     latencies: Mapping[str, Sequence[float]],
 ) -> str:
     """The report.
@@ -29,7 +35,9 @@ def render(
     Args:
         study: for the assumptions.
         decision: what is reported.
-        results: what it rests on.
+        evaluated: what it rests on.
+        prepared: gives the retrievers.
+        judges: as measured; empty when none was.
         latencies: candidate -> seconds of every answered item.
     """
     environment = Environment(
@@ -40,11 +48,19 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["usd"] = usd
+    environment.filters["readable"] = figures.readable
+    results = evaluated.results
     limit_s = study.workload.requirements.max_latency_p95_s
     return environment.get_template("report.html.j2").render(
         study=study,
         decision=decision,
-        results=results,
+        evaluated=evaluated,
+        key_figures=figures.key_figures(study, results),
+        endings=figures.endings(results),
+        errors=figures.errors(results),
+        retrievers=figures.retrievers(prepared),
+        judged=any(spec.judges for spec in study.workload.metrics.values()),
+        judges=figures.judges(judges),
         verdict_line=terminal.verdict_line(decision),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         quality_chart=charts.quality_against_dollars(decision),

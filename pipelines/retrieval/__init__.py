@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.core import json_lines
 from pipelines.core.errors import DataError
-from pipelines.core.paths import ROOT, shown
 from pipelines.core.records import Example, Passage, Record
 from pipelines.core.results import RetrieverResult
 from pipelines.core.study import Retrieval, RetrievalMethod
@@ -30,22 +28,6 @@ class Ranking(Record):
     gold: tuple[str, ...]
     """Ids that answer the question; empty = no passage does."""
     latency_s: float
-
-
-def load_passages(path: str) -> list[Passage]:
-    """Passages from JSON Lines of `id`, `title`, `text`.
-
-    Raises:
-        DataError: the file is absent or empty, a line is bad, or an id stands twice.
-    """
-    file = ROOT / path
-    passages: dict[str, Passage] = {}
-    problems: list[str] = []
-    for place, passage in json_lines.read(file, Passage):
-        if passages.setdefault(passage.id, passage) is not passage:
-            problems.append(f"{place}: id: {passage.id!r} stands already above")
-    json_lines.refuse(shown(file), problems if passages else ["no passages"])
-    return list(passages.values())
 
 
 def passages_sha256(passages: Sequence[Passage]) -> str:

@@ -13,10 +13,11 @@ import pytest
 
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example
-from pipelines.core.study import DataSource
+from pipelines.core.study import DataSource, Retrieval
+from pipelines.data import passages as passages_of
 from pipelines.data.labels import CONSTRUCTION, Label, load
 from pipelines.data.sources import load_eval, load_training
-from pipelines.retrieval import gold_of, load_passages
+from pipelines.retrieval import gold_of
 
 FOLDER = "eval_sets/support"
 JUDGED: dict[str, dict[float, int]] = {
@@ -56,7 +57,7 @@ def test_the_readme_lists_every_file_with_its_digest() -> None:
 
 
 def test_passages_are_of_manageable_length_and_all_references_resolve() -> None:
-    passages = load_passages(f"{FOLDER}/policies.jsonl")
+    passages = passages_of.load(Retrieval(passages=f"{FOLDER}/policies.jsonl"))
     assert len({p.title for p in passages}) == len(passages) == 60
     assert all(60 <= len(p.text.split()) <= 180 for p in passages)
     known = {p.id for p in passages}
@@ -70,7 +71,9 @@ def test_passages_are_of_manageable_length_and_all_references_resolve() -> None:
 def test_conversations_are_the_triage_items_with_the_approved_answer(
     items: dict[str, Example],
 ) -> None:
-    known = frozenset(p.id for p in load_passages(f"{FOLDER}/policies.jsonl"))
+    known = frozenset(
+        p.id for p in passages_of.load(Retrieval(passages=f"{FOLDER}/policies.jsonl"))
+    )
     named = json.loads(read("replies_policies.json"))
     triage = load_eval(DataSource(path=f"{FOLDER}/eval.jsonl"))
     assert list(items) == [e.id for e in triage]

@@ -276,7 +276,7 @@ def test_what_cannot_be_scored_says_why(monkeypatch: pytest.MonkeyPatch) -> None
         score(example(["assert 1 == 1"]), DOUBLE)
     monkeypatch.setattr(confine, "landlock_abi", lambda: -1)
     with pytest.raises(ScoringError, match=r"example e1.*Landlock"):
-        score(HIDDEN, DOUBLE)
+        score(HIDDEN, f"{DOUBLE}  # not seen before")
 
 
 def test_all_974_reference_solutions_of_mbpp_pass_with_eight_at_once() -> None:

@@ -15,7 +15,8 @@ from pipelines.core.paths import ROOT
 from pipelines.core.prompt import question_in, with_passages
 from pipelines.core.records import Example, Message, Passage
 from pipelines.core.study import Embedder, Retrieval
-from pipelines.retrieval import load_passages, passages_sha256, retrieve
+from pipelines.data import passages as passages_of
+from pipelines.retrieval import passages_sha256, retrieve
 from pipelines.retrieval.embedder import embed
 from pipelines.retrieval.measures import measure
 from pipelines.retrieval.store import fuse, open_store
@@ -112,12 +113,14 @@ def test_bad_passages_are_named_with_their_line(tmp_path: Path, text: str, messa
     path = tmp_path / "passages.jsonl"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
-        load_passages(str(path))
+        passages_of.load(Retrieval(passages=str(path)))
 
 
 def test_the_shipped_handbook_names_only_passages_that_exist() -> None:
     folder = ROOT / "eval_sets" / "handbook"
-    known = {p.id for p in load_passages("eval_sets/handbook/passages.jsonl")}
+    known = {
+        p.id for p in passages_of.load(Retrieval(passages="eval_sets/handbook/passages.jsonl"))
+    }
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     assert len(known) >= 60
     assert len(rows) >= 200

@@ -1,0 +1,215 @@
+"""The report's tables as plain text cells: all metrics, outcomes, retrievers, judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from pipelines.core.records import Estimate, Outcome, Record
+from pipelines.core.results import EvaluateResult, PrepareResult
+from pipelines.core.study import Study
+from pipelines.statistics.agreement import Figure
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.calibration import JudgeFigures
+
+ENDINGS: dict[Outcome, str] = {
+    "answered": "answered",
+    "truncated": "cut at the token limit",
+    "refused": "refused",
+    "filtered": "stopped by a content filter",
+    "context_length": "prompt too long for the model",
+    "failed": "failed",
+    "not_asked": "not asked",
+}
+NONE = "\N{EN DASH}"
+"""Where a figure does not apply."""
+
+
+class Cell(Record):
+    """What stands in one place of a table; the template escapes it."""
+
+    text: str
+    tags: tuple[str, ...] = ()
+    """Words that must never be missing, such as SIMULATED."""
+    notes: tuple[str, ...] = ()
+    """Small lines below."""
+    reason: str = ""
+    """Why there is no figure; may be long."""
+
+
+class Table(Record):
+    """Rows of cells; the first of each row says what the row is."""
+
+    head: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def key_figures(study: Study, results: Mapping[str, EvaluateResult]) -> Table:
+    """Every metric of the workload for every candidate.
+
+    Args:
+        study: gives the metrics, in its order.
+        results: candidate -> its estimates.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for name, spec in study.workload.metrics.items():
+        simulated = any(name in result.simulated_metrics for result in results.values())
+        notes = ["the verdict rests on it"] if name == study.workload.quality else []
+        if spec.judges:
+            notes.append(f"judged by {' + '.join(spec.judges)}")
+        head = Cell(
+            text=readable(name), tags=("SIMULATED judge",) if simulated else (), notes=tuple(notes)
+        )
+        rows.append((head, *(_scored(result, name) for result in results.values())))
+    return Table(head=_heads("metric", results), rows=tuple(rows))
+
+
+def endings(results: Mapping[str, EvaluateResult]) -> Table:
+    """How often each outcome came, and what the calls cost; rows in which nothing is are left out.
+
+    Args:
+        results: candidate -> its counts.
+    """
+    each = list(results.values())
+    counts = [
+        (Cell(text=words), [result.outcomes.get(outcome, 0) for result in each])
+        for outcome, words in ENDINGS.items()
+    ]
+    unread = Cell(text="unparseable", notes=("answers that count as wrong",))
+    broken = Cell(text="attempts broken off", notes=("after the answer began; may be billed",))
+    counts.append((unread, [result.n_unparseable for result in each]))
+    counts.append((broken, [result.n_broken_off for result in each]))
+    rows = [(head, *(Cell(text=f"{count:,}") for count in row)) for head, row in counts if any(row)]
+    if any(result.spent_usd is not None for result in each):
+        head = Cell(text="paid for answers", notes=("list price, failed calls included",))
+        rows.append((head, *(_spent(result) for result in each)))
+    if any(result.judge_usd is not None for result in each):
+        head = Cell(text="paid for judges", notes=("list price",))
+        rows.append((head, *(_dollars(r.judge_usd, "no judge is paid by the token") for r in each)))
+    return Table(head=_heads("", results), rows=tuple(rows))
+
+
+def errors(results: Mapping[str, EvaluateResult]) -> Table | None:
+    """Why calls gave no text; None when all did.
+
+    Args:
+        results: candidate -> its most frequent errors.
+    """
+    rows = tuple(
+        (Cell(text=name), Cell(text="", reason=reason), Cell(text=f"{count:,}"))
+        for name, result in results.items()
+        for reason, count in result.errors.items()
+    )
+    head = (Cell(text="candidate"), Cell(text="why there is no text"), Cell(text="calls"))
+    return Table(head=head, rows=rows) if rows else None
+
+
+def retrievers(prepared: PrepareResult) -> Table | None:
+    """How well each way of retrieving finds the passages; None without retrieval.
+
+    Args:
+        prepared: holds the measured retrievers.
+    """
+    found = prepared.retrievers
+    if not found:
+        return None
+    head = ("method", f"recall@{found[0].k}", "nDCG@10", "reciprocal rank", "p50 of a query")
+    rows = tuple(
+        (
+            Cell(
+                text=each.method, notes=("in use: the candidates saw these",) if each.in_use else ()
+            ),
+            *map(_estimate, (each.recall_at_k, each.ndcg_at_10, each.reciprocal_rank)),
+            Cell(text=f"{1000 * each.latency_p50_s:.1f} ms"),
+        )
+        for each in found
+    )
+    return Table(head=tuple(Cell(text=text) for text in head), rows=rows)
+
+
+def judges(measured: Sequence[JudgeFigures]) -> Table | None:
+    """How far each judge agrees with labels; None when none was measured.
+
+    Args:
+        measured: judges and juries, one row each.
+    """
+    if not measured:
+        return None
+    columns = {
+        "agreement": [each.agreement for each in measured],
+        "kappa": [each.kappa for each in measured],
+        "true positive rate": [each.true_positive_rate for each in measured],
+        "false positive rate": [each.false_positive_rate for each in measured],
+        "flips": [each.flips for each in measured],
+    }
+    columns = {name: column for name, column in columns.items() if any(column)}
+    head = ("judge", "metric", "labels", "n", *columns)
+    rows: list[tuple[Cell, ...]] = []
+    for k, each in enumerate(measured):
+        missing = each.n_labels - each.n_verdicts
+        rows.append(
+            (
+                Cell(text=each.judge, tags=("SIMULATED",) if each.simulated else ()),
+                Cell(text=readable(each.metric)),
+                Cell(text=each.labels),
+                Cell(
+                    text=f"{each.n_verdicts:,}",
+                    notes=(f"{missing:,} without a verdict",) if missing else (),
+                ),
+                *(_figure(column[k]) for column in columns.values()),
+            )
+        )
+    return Table(head=tuple(Cell(text=text) for text in head), rows=tuple(rows))
+
+
+def readable(name: str) -> str:
+    """A metric's name in words."""
+    return name.replace("_", " ")
+
+
+def _heads(first: str, results: Mapping[str, EvaluateResult]) -> tuple[Cell, ...]:
+    """One column for each candidate, with the marks it has everywhere."""
+    heads = [Cell(text=first)]
+    for name, result in results.items():
+        marks = (("simulated", result.simulated), ("toy", result.toy))
+        heads.append(Cell(text=name, tags=tuple(mark for mark, on in marks if on)))
+    return tuple(heads)
+
+
+def _scored(result: EvaluateResult, name: str) -> Cell:
+    value = result.metrics[name]
+    cell = _estimate(value)
+    notes = list(cell.notes)
+    if name in result.judged and (alone := result.judged[name]) != value:
+        notes.append(f"judge alone {alone.mean:.3f}" if alone else "judge alone: not scored")
+    if value is not None and value.coverage < 1:
+        notes.append(f"coverage {value.coverage:.1%}")
+    return cell.model_copy(update={"notes": tuple(notes)})
+
+
+def _estimate(value: Estimate | None) -> Cell:
+    if value is None:
+        return Cell(text="not scored")
+    return Cell(text=f"{value.mean:.3f}", notes=(f"{value.low:.3f} to {value.high:.3f}",))
+
+
+def _figure(figure: Figure | None) -> Cell:
+    if figure is None:
+        return Cell(text=NONE)
+    if figure.value is None:
+        return Cell(text="not known", reason=figure.reason)
+    return Cell(text=f"{figure.value:.3f}", notes=(f"{figure.low:.3f} to {figure.high:.3f}",))
+
+
+def _spent(result: EvaluateResult) -> Cell:
+    if result.kind != "rent":
+        return _dollars(result.spent_usd, "not paid by the call")
+    return _dollars(result.spent_usd, "simulated" if result.simulated else "no price")
+
+
+def _dollars(amount: Decimal | None, why_not: str) -> Cell:
+    if amount is None:
+        return Cell(text=NONE, notes=(why_not,))
+    return Cell(text=f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}")
