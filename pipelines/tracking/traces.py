@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipelines.core.errors import DataError
 from pipelines.core.records import Message, Record, Response, Score
 from pipelines.tracking.store import StageRun
 
+# Waiting for MLflow's queue of traces to empty takes more than a second, be there ten or none.
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
 EXAMPLE_TAG, CANDIDATE_TAG = "example_id", "candidate"
 
 
@@ -55,7 +58,6 @@ def log_traces(run: StageRun, candidate: str, items: Iterable[TracedItem]) -> No
             end_time_ns=start_ns + int((response.latency_s or 0.0) * 1e9),
         )
         names.append((span.trace_id, item))
-    mlflow.flush_trace_async_logging()
     for trace_id, item in names:
         mlflow.log_expectation(trace_id=trace_id, name="target", value=item.target)
         for score in item.scores:
