@@ -192,13 +192,13 @@ def markdown(result: Calibration) -> str:
 
 
 def numbers(result: Calibration) -> dict[str, float | None]:
-    """MLflow metrics, by judge, metric and labels."""
+    """MLflow metrics of the judges that were asked, by judge and metric; the rest is a table."""
     found: dict[str, float | None] = {}
     for f in result.figures:
-        name = re.sub(r"[^\w\-. /]", "-", f"{f.judge}/{f.metric}/{f.labels}")
-        for figure in ("agreement", "kappa", "flips", "true_positive_rate", "false_positive_rate"):
-            value = getattr(f, figure)
-            found[f"{figure}/{name}"] = value.value if value else None
+        if f.how == "asked":
+            name = re.sub(r"[^\w\-. /]", "-", f"{f.judge}/{f.metric}/{f.labels}")
+            found[f"agreement/{name}"] = f.agreement.value
+            found[f"kappa/{name}"] = f.kappa.value if f.kappa else None
     return found
 
 

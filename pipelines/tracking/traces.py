@@ -115,16 +115,21 @@ def human_labels(workload: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
 
 def _attributes(item: TracedItem) -> dict[str, Any]:
     response, found = item.response, dict[str, Any]()
-    found["mlflow.llm.model"] = response.model
+    found["freehold.model"] = response.model
     if (usage := response.usage) is not None:
         found["mlflow.chat.tokenUsage"] = {
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "total_tokens": usage.input_tokens + usage.output_tokens,
         }
-    # Always stated: where it is not, MLflow looks the model up under any provider that has it.
-    usd = item.usd or 0.0
-    found["mlflow.llm.cost"] = {"input_cost": 0.0, "output_cost": usd, "total_cost": usd}
+    # Without a cost, MLflow takes the price of the first provider that knows the model's name.
+    if item.usd is not None:
+        found["mlflow.llm.model"] = response.model
+        found["mlflow.llm.cost"] = {
+            "input_cost": 0.0,
+            "output_cost": item.usd,
+            "total_cost": item.usd,
+        }
     found["freehold.outcome"] = response.outcome
     return found
 
