@@ -196,9 +196,8 @@ def _reasons(
     for name, row in rows.items():
         if (lost := row.control_difference) is not None:
             found.append(
-                f"Prompt debt of {row.control_of}: asked with the prompt of {study.incumbent} word "
-                f"for word, it changes by {100 * lost.mean:+.1f} points ({100 * lost.low:+.1f} to "
-                f"{100 * lost.high:+.1f})."
+                f"{_what_was_changed(study, name)} changes {row.control_of} by "
+                f"{100 * lost.mean:+.1f} points ({100 * lost.low:+.1f} to {100 * lost.high:+.1f})."
             )
         if row.excluded_because:
             if not row.control_of:
@@ -235,6 +234,14 @@ def _reasons(
         toys = ", ".join(name for name, row in rows.items() if row.toy)
         found.append(f"{toys}: a toy base of a few million parameters, not an 8B model.")
     return tuple(found)
+
+
+def _what_was_changed(study: Study, name: str) -> str:
+    """What tells a control from its candidate, as the subject of a sentence."""
+    control = study.candidates[name]
+    if control.closed_book:
+        return "Closed book: asking without the passages"
+    return f"Prompt debt: asking with the prompt of {study.incumbent} word for word"
 
 
 def _flips(

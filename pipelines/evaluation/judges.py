@@ -231,7 +231,10 @@ async def judge_answers(job: Job, answers: Answers) -> Judged:
         }
         with progress(f"judge: {job.name}", len(specs) * len(responses), "answers") as advance:
             for name, spec in specs.items():
-                rivals = job.work.rivals() if needs_rival(spec.metric) else None
+                rivals = None
+                if needs_rival(spec.metric):
+                    is_incumbent = job.name == job.study.incumbent
+                    rivals = texts if is_incumbent else job.work.rivals()
                 scores, verdicts = await judge_all(
                     name, spec, job.work.examples, responses, rivals,
                     [judges[judge] for judge in spec.judges], job.study.evaluate.grading, advance,

@@ -1,4 +1,4 @@
-"""Precision or recall of a yes/no field of a JSON answer, such as "a human must take over"."""
+"""Precision, recall or rate of a yes/no field of a JSON answer, as of "a human must take over"."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pipelines.metrics.json_field import json_object
 
 
 def score(
-    example: Example, text: str, *, field: str, figure: Literal["precision", "recall"]
+    example: Example, text: str, *, field: str, figure: Literal["precision", "recall", "rate"]
 ) -> Weighted:
     """Precision: of the answers that say true, those that should. Recall: the other way round.
+
+    Rate: of all answers, those that say true; neither a high nor a low one is good.
 
     Raises:
         Unparseable: the answer holds no JSON object; it then says nothing, which misses a true.
@@ -24,12 +26,15 @@ def score(
     target = (json_object(example.target) or {}).get(field)
     if not isinstance(target, bool):
         raise ScoringError(f"json_flag: target of example {example.id} has no true/false {field!r}")
-    if figure not in ("precision", "recall"):
+    if figure not in ("precision", "recall", "rate"):
         raise ScoringError(f"json_flag: unknown figure {figure!r}")
     answer = json_object(text)
     if answer is None:
-        raise Unparseable("no JSON object", float(target and figure == "recall"))
+        weight = {"precision": 0.0, "recall": float(target), "rate": 1.0}[figure]
+        raise Unparseable("no JSON object", weight)
     says = answer.get(field) is True
+    if figure == "rate":
+        return Weighted(float(says), 1.0)
     if figure == "precision":
         return Weighted(float(target), float(says))
     return Weighted(float(says), float(target))

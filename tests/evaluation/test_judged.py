@@ -55,13 +55,18 @@ class Models:
         self.judged.append(body)
         shown = prompt.shown(messages)
         assert shown is not None
+        if "answer_a" in shown.texts:
+            sought = shown.word or "Bern"
+            a, b = (sought in shown.texts[side] for side in ("answer_a", "answer_b"))
+            return self.verdict(shown, "tie" if a == b else "A" if a else "B")
         if shown.word is not None:
             return self.verdict(shown, shown.word in shown.texts["answer"])
         k = int(shown.texts["question"].split("Question ")[1].split(":")[0])
         return self.verdict(shown, "Bern" in shown.texts["answer"] or k in self.lenient)
 
-    def verdict(self, shown: prompt.Shown, passes: bool) -> str:
-        choice = "pass" if passes else "fail"
+    def verdict(self, shown: prompt.Shown, choice: bool | str) -> str:
+        if isinstance(choice, bool):
+            choice = "pass" if choice else "fail"
         return json.dumps({"check": shown.check, "reason": "seen", "verdict": choice})
 
 
@@ -166,6 +171,20 @@ def test_judged_metrics_are_graded_priced_and_asked_once(
     assert found["good"].judge_usd > 0
     assert not found["good"].simulated
     assert not found["good"].simulated_metrics
+
+
+def test_a_pairwise_judge_compares_with_the_incumbents_answers(
+    study_path: Path, store_uri: str, models: Models
+) -> None:
+    better = (
+        "workload.metrics.better={metric: pairwise, judges: [judge, second], params: {rubric: x}}"
+    )
+    with threaded_server(models) as server:
+        second = f"judges.second={{kind: rent, title: Second, model: judge, price: openai/gpt-6-luna, base_url: {server.url}/v1}}"  # noqa: E501
+        found = run(study_path, store_uri, server, second, better)
+    assert mean(found["good"], "better") == 0.5  # against itself
+    # 20 items both are right, 16 the incumbent alone, 4 both are wrong in the same words.
+    assert mean(found["weak"], "better") == pytest.approx((20 * 0.5 + 16 * 0 + 4 * 0.5) / 40)
 
 
 def test_the_budget_counts_the_judges(study_path: Path, store_uri: str, models: Models) -> None:
@@ -329,6 +348,6 @@ def test_the_prompt_debt_is_what_the_incumbents_prompt_costs(
     assert control.control_difference is not None
     # With the incumbent's prompt `good` is never right, with its own on 36 of 40 items.
     assert control.control_difference.mean == pytest.approx(-36 / 40)
-    [debt] = [reason for reason in decision.reasons if reason.startswith("Prompt debt of good: ")]
+    [debt] = [reason for reason in decision.reasons if reason.startswith("Prompt debt: ")]
     assert "-90.0 points" in debt
     assert control.excluded_because == "it is only a control of good"

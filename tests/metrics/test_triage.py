@@ -42,6 +42,7 @@ def test_precision_weighs_what_was_flagged_and_recall_what_should_be(
 
     assert figure("precision") == Weighted(*precision)
     assert figure("recall") == Weighted(*recall)
+    assert figure("rate") == Weighted(float(answer is True), 1)
 
 
 def test_an_answer_that_cannot_be_read_flags_nothing() -> None:
@@ -49,6 +50,7 @@ def test_an_answer_that_cannot_be_read_flags_nothing() -> None:
         (True, "recall", 1),
         (True, "precision", 0),
         (False, "recall", 0),
+        (True, "rate", 1),
     ]:
         with pytest.raises(Unparseable) as caught:
             json_flag.score(item("a", target), "?", field="escalate", figure=figure)  # pyright: ignore[reportArgumentType]
