@@ -176,11 +176,11 @@ def test_judged_metrics_are_graded_priced_and_asked_once(
 def test_a_pairwise_judge_compares_with_the_incumbents_answers(
     study_path: Path, store_uri: str, models: Models
 ) -> None:
-    better = (
-        "workload.metrics.better={metric: pairwise, judges: [judge, second], params: {rubric: x}}"
-    )
+    spec = "{metric: pairwise, judges: [judge, second], params: {rubric: x}}"
+    better = f"workload.metrics.better={spec}"
     with threaded_server(models) as server:
-        second = f"judges.second={{kind: rent, title: Second, model: judge, price: openai/gpt-6-luna, base_url: {server.url}/v1}}"  # noqa: E501
+        judge = f"model: judge, price: openai/gpt-6-luna, base_url: {server.url}/v1"
+        second = f"judges.second={{kind: rent, title: Second, {judge}}}"
         found = run(study_path, store_uri, server, second, better)
     assert mean(found["good"], "better") == 0.5  # against itself
     # 20 items both are right, 16 the incumbent alone, 4 both are wrong in the same words.
