@@ -44,16 +44,20 @@ class PassageStore:
         `bm25`: Okapi BM25 over title and text, stemmed · `embeddings`: cosine similarity ·
         `hybrid`: both lists, fused by reciprocal rank (Cormack 2009).
         """
-        return self.search_by_all(question, k)[method].found
+        depth = min(self._n_passages, max(50, k))
+        if method == "bm25":
+            return self._bm25(question, k)
+        if method == "embeddings":
+            return self._embeddings(question, k)
+        return fuse([self._bm25(question, depth), self._embeddings(question, depth)])[:k]
 
     def search_by_all(self, question: str, k: int) -> dict[RetrievalMethod, Search]:
         """What each method finds; `hybrid` takes as long as the two lists that it fuses."""
         depth = min(self._n_passages, max(50, k))
         start = time.perf_counter()
-        bm25 = self._ids(self._table.search(question, query_type="fts"), "_score", depth)
+        bm25 = self._bm25(question, depth)
         middle = time.perf_counter()
-        nearest = self._table.search(embed([question], self._embedder)[0])
-        embeddings = self._ids(nearest.distance_type("cosine"), "_distance", depth)
+        embeddings = self._embeddings(question, depth)
         end = time.perf_counter()
         return {
             "bm25": Search(bm25[:k], middle - start),
@@ -61,8 +65,14 @@ class PassageStore:
             "hybrid": Search(fuse([bm25, embeddings])[:k], end - start),
         }
 
-    def _ids(self, query: Any, figure: str, k: int) -> list[str]:
-        return [row["id"] for row in query.select(["id", figure]).limit(k).to_list()]
+    def _bm25(self, question: str, k: int) -> list[str]:
+        query = self._table.search(question, query_type="fts").select(["id", "_score"])
+        return [row["id"] for row in query.limit(k).to_list()]
+
+    def _embeddings(self, question: str, k: int) -> list[str]:
+        vector = embed([question], self._embedder)[0]
+        query = self._table.search(vector).distance_type("cosine").select(["id", "_distance"])
+        return [row["id"] for row in query.limit(k).to_list()]
 
 
 def fuse(rankings: Sequence[Sequence[str]]) -> list[str]:
