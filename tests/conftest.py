@@ -170,7 +170,7 @@ class ThreadedServer:
     """An OpenAI-compatible server in a thread, for commands that run their own event loop."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], str]) -> None:
-        """`answer` gets the body of each request and gives the text."""
+        """`answer` gets the body of each request and gives the text; ConnectionError = a 400."""
         self.n_requests = 0
         owner = self
 
@@ -178,7 +178,11 @@ class ThreadedServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 owner.n_requests += 1
-                text = answer(body)
+                try:
+                    text = answer(body)
+                except ConnectionError as error:
+                    self.send_error(400, str(error))
+                    return
                 usage = {
                     "prompt_tokens": sum(len(m["content"]) for m in body["messages"]) // 4,
                     "completion_tokens": max(1, len(text) // 4),

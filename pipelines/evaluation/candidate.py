@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
@@ -72,6 +73,11 @@ def evaluate_candidate(job: Job) -> EvaluateResult:
         listed = "; ".join(f"{count} x {reason}" for reason, count in result.errors.items())
         say(f"evaluate: {job.name}: {result.n_errors} of {result.n_total} calls failed: {listed}")
         say("evaluate: the same command asks only these again")
+    if judged.n_failed:
+        reasons = Counter(verdict.reason for verdict in judged.verdicts if verdict.failed)
+        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(10))
+        say(f"judge: {job.name}: {judged.n_failed} verdicts are missing: {listed}")
+        say("judge: the same command asks only for these again")
     if len(result.served_models) > 1:
         say(f"evaluate: {job.name}: several models answered: {', '.join(result.served_models)}")
     return result

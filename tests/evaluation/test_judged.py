@@ -43,6 +43,7 @@ class Models:
         self.judged: list[dict[str, Any]] = []
         self.lenient: set[int] = set()
         self.needs_prompt: str | None = None
+        self.judge_is_down = False
 
     def __call__(self, body: dict[str, Any]) -> str:
         messages = [Message(**m) for m in body["messages"]]
@@ -52,6 +53,8 @@ class Models:
             if body["model"] == "good" and self.needs_prompt not in (None, system):
                 return WRONG
             return answer_of(body["model"], k)
+        if self.judge_is_down:
+            raise ConnectionError("the judge is away")
         self.judged.append(body)
         shown = prompt.shown(messages)
         assert shown is not None
@@ -185,6 +188,22 @@ def test_a_pairwise_judge_compares_with_the_incumbents_answers(
     assert mean(found["good"], "better") == 0.5  # against itself
     # 20 items both are right, 16 the incumbent alone, 4 both are wrong in the same words.
     assert mean(found["weak"], "better") == pytest.approx((20 * 0.5 + 16 * 0 + 4 * 0.5) / 40)
+
+
+def test_a_judge_that_fails_leaves_items_unscored_and_is_asked_again(
+    study_path: Path, store_uri: str, models: Models, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.judge_is_down = True
+    with threaded_server(models) as server:
+        found = run(study_path, store_uri, server)
+        assert found["good"].metrics["right"] is None
+        assert mean(found["good"], "exact") == 36 / 40
+        assert "judge: good: 40 verdicts are missing: 40 x " in capsys.readouterr().err
+        models.judge_is_down = False
+        n_before = server.n_requests
+        again = run(study_path, store_uri, server)
+        assert server.n_requests - n_before == len(models.judged)  # no answer was asked for twice
+    assert mean(again["good"]) == 36 / 40
 
 
 def test_the_budget_counts_the_judges(study_path: Path, store_uri: str, models: Models) -> None:
