@@ -126,21 +126,24 @@ def main(
 def plan_table(plan: Plan) -> str:
     """A dry run as a table; every line is an estimate."""
     wide = max([len(each.stage) for each in plan.stages] + [len("estimated total")])
-    lines = [f"{'stage':<{wide}} {'state':<8} {'calls':>6} {'dollars':>24} {'hours':>7}  note"]
+    lines = [
+        f"{'stage':<{wide}} {'state':<8} {'calls':>6} {'tokens':>10} {'dollars':>24} {'hours':>7}  note"
+    ]
     total = [Decimal(0)] * 3
     for each in plan.stages:
         usd, hours = "", "" if each.hours is None else f"{each.hours:.2f}"
+        tokens = "" if each.tokens is None else f"{each.tokens:,}"
         if each.usd is not None:
             found = [each.usd if x is None else x for x in (each.usd_low, each.usd, each.usd_high)]
             total = [a + b for a, b in zip(total, found, strict=True)]
             usd = _range(found)
         lines.append(
-            f"{each.stage:<{wide}} {each.state:<8} {each.calls or '':>6} {usd:>24} {hours:>7}  "
-            f"{each.note}{f' (run {each.run_id})' if each.run_id else ''}"
+            f"{each.stage:<{wide}} {each.state:<8} {each.calls or '':>6} {tokens:>10} {usd:>24} "
+            f"{hours:>7}  {each.note}{f' (run {each.run_id})' if each.run_id else ''}"
         )
     hours = sum(each.hours for each in plan.stages if each.hours is not None)
     lines.append(
-        f"{'estimated total':<{wide}} {'':<8} {'':>6} {_range(total):>24} {hours:>7.2f}  "
+        f"{'estimated total':<{wide}} {'':<8} {'':>6} {'':>10} {_range(total):>24} {hours:>7.2f}  "
         "dollars: likely (low - high)"
     )
     return "\n".join(lines)

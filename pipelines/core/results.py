@@ -227,6 +227,8 @@ class PlannedStage(Record):
     """`depends`: known only when an earlier stage has run."""
     run_id: str | None = None
     calls: int = 0
+    tokens: int | None = None
+    """Likely tokens of paid calls, input and output; None when nothing is paid per call."""
     usd: Decimal | None = None
     """Likely dollars of paid calls; None when nothing is paid per call."""
     usd_low: Decimal | None = None

@@ -38,24 +38,30 @@ JUDGE_CALLS = (1, 1, 3)
 
 
 class Usd(NamedTuple):
-    """Dollars; all three are estimates."""
+    """Dollars, and the tokens of the likely figure; all are estimates."""
 
     low: Decimal
     likely: Decimal
     high: Decimal
+    tokens: int
 
     def __add__(self, other: object) -> Usd:
         """Sum of each."""
         assert isinstance(other, Usd)
-        return Usd(self.low + other.low, self.likely + other.likely, self.high + other.high)
+        return Usd(
+            self.low + other.low,
+            self.likely + other.likely,
+            self.high + other.high,
+            self.tokens + other.tokens,
+        )
 
     def times(self, factors: Sequence[int]) -> Usd:
-        """Product of each."""
+        """Product of each; the tokens go with the likely figure."""
         low, likely, high = factors
-        return Usd(self.low * low, self.likely * likely, self.high * high)
+        return Usd(self.low * low, self.likely * likely, self.high * high, self.tokens * likely)
 
 
-NOTHING = Usd(Decimal(0), Decimal(0), Decimal(0))
+NOTHING = Usd(Decimal(0), Decimal(0), Decimal(0), 0)
 
 
 def usd_of_answers(
@@ -157,6 +163,7 @@ def _line(
             "state": state,
             "run_id": done,
             "calls": n_calls,
+            "tokens": usd.tokens if usd else None,
             "usd_low": usd.low if usd else None,
             "usd": usd.likely if usd else None,
             "usd_high": usd.high if usd else None,
@@ -169,14 +176,15 @@ def _line(
 def _usd(price: TokenPrice, messages: Sequence[Message], output: Sequence[float]) -> Usd:
     n_characters = sum(len(message.content) for message in messages)
     marks = asked.TOKENS_PER_MESSAGE * len(messages)
+    low, likely, high = (
+        Usage(input_tokens=round(n_characters / each) + marks, output_tokens=round(tokens))
+        for each, tokens in zip(CHARACTERS_PER_TOKEN, output, strict=True)
+    )
     return Usd(
-        *(
-            usd_of_call(
-                price,
-                Usage(input_tokens=round(n_characters / each) + marks, output_tokens=round(tokens)),
-            )
-            for each, tokens in zip(CHARACTERS_PER_TOKEN, output, strict=True)
-        )
+        usd_of_call(price, low),
+        usd_of_call(price, likely),
+        usd_of_call(price, high),
+        likely.input_tokens + likely.output_tokens,
     )
 
 

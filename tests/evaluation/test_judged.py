@@ -343,6 +343,9 @@ def test_a_dry_run_prices_candidates_and_judges_and_asks_nothing(
         assert line.usd is not None
         assert line.usd_high is not None
         assert 0 < line.usd_low < line.usd < line.usd_high
+    # "Answer." and "Question 10: what is the capital?" have 7 + 34 characters (33 with one digit),
+    # "the capital is Bern" 19: 41 / 4 + 2 x 8 marks + 19 / 4, each rounded to whole tokens.
+    assert lines["evaluate good"].tokens == N * (10 + 16 + 5)
     assert lines["judge good: judge"].usd > lines["evaluate good"].usd  # pyright: ignore[reportOperatorIssue]
 
 
