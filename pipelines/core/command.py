@@ -126,9 +126,8 @@ def main(
 def plan_table(plan: Plan) -> str:
     """A dry run as a table; every line is an estimate."""
     wide = max([len(each.stage) for each in plan.stages] + [len("estimated total")])
-    lines = [
-        f"{'stage':<{wide}} {'state':<8} {'calls':>6} {'tokens':>10} {'dollars':>24} {'hours':>7}  note"
-    ]
+    figures = f"{'calls':>6} {'tokens':>10} {'dollars':>24} {'hours':>7}"
+    lines = [f"{'stage':<{wide}} {'state':<8} {figures}  note"]
     total = [Decimal(0)] * 3
     for each in plan.stages:
         usd, hours = "", "" if each.hours is None else f"{each.hours:.2f}"
