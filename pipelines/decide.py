@@ -66,7 +66,7 @@ def decide(study: Study, options: Options) -> Record:
         return store.load_result(done, Decision)
 
     from pipelines.economics import verdict
-    from pipelines.evaluation.calibration import Calibration
+    from pipelines.evaluation.judge_figures import Calibration
     from pipelines.reports import html, terminal
 
     prepared = store.load_result(evaluated.prepare_run_id, PrepareResult)

@@ -64,7 +64,7 @@ def evaluate(study: Study, options: Options) -> Record:
     tuned = upstream if isinstance(upstream, FinetuneResult) else None
     assert isinstance(prepared, PrepareResult)
 
-    from pipelines.evaluation import asked, calibration
+    from pipelines.evaluation import asked, judge_figures
     from pipelines.evaluation.candidate import evaluate_candidate
     from pipelines.evaluation.job import Job, Work, calibration_stage, rows_of, stage_of
     from pipelines.tracking import store
@@ -106,13 +106,13 @@ def evaluate(study: Study, options: Options) -> Record:
             "--set evaluate.budget_usd=MORE"
         )
     done = store.find_finished(measured)
-    figures = store.load_result(done, calibration.Calibration).figures if done else None
+    figures = store.load_result(done, judge_figures.Calibration).figures if done else None
     return EvaluateResults(
         results={name: results[name] for name in study.candidates},
         prepare_run_id=prepared.run_id,
         calibration_run_id=done,
-        judge_doubt=calibration.doubt(study, figures),
-        judge_kinship=calibration.kinship(study),
+        judge_doubt=judge_figures.doubt(study, figures),
+        judge_kinship=judge_figures.kinship(study),
     )
 
 
@@ -134,7 +134,7 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
     tuned = upstream if isinstance(upstream, FinetuneResult) else None
     assert isinstance(prepared, PrepareResult)
 
-    from pipelines.evaluation import calibration
+    from pipelines.evaluation import calibration, judge_figures
     from pipelines.evaluation.job import Work, calibration_stage, rows_of
     from pipelines.tracking import store
 
@@ -143,7 +143,7 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
     stage = calibration_stage(study, tuned, labels, against)
     if done := store.find_finished(stage):
         say(f"calibrate-judge: nothing changed, run {done}")
-        return store.load_result(done, calibration.Calibration)
+        return store.load_result(done, judge_figures.Calibration)
     with (
         ExitStack() as stack,
         store.open_run(
@@ -158,9 +158,9 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
             cache(lambda: stack.enter_context(endpoint(study, tuned))), dict,
         )  # fmt: skip
         figures = calibration.measure(work, stage, against)
-        result = calibration.Calibration(run_id=run.run_id, figures=tuple(figures))
-        run.log_metrics(calibration.numbers(result))
-        run.describe(calibration.markdown(result))
+        result = judge_figures.Calibration(run_id=run.run_id, figures=tuple(figures))
+        run.log_metrics(judge_figures.numbers(result))
+        run.describe(judge_figures.markdown(result))
         run.save_result(result)
     return result
 
@@ -281,7 +281,7 @@ def _budget(
 
 def show_calibration(record: Record) -> str:
     """The judges as a table."""
-    from pipelines.evaluation.calibration import Calibration, table
+    from pipelines.evaluation.judge_figures import Calibration, table
 
     assert isinstance(record, Calibration)
     return table(record)

@@ -12,7 +12,7 @@ from pipelines.core.study import Study
 from pipelines.statistics.agreement import Figure
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.calibration import JudgeFigures
+    from pipelines.evaluation.judge_figures import JudgeFigures
 
 ENDINGS: dict[Outcome, str] = {
     "answered": "answered",

@@ -16,7 +16,7 @@ from pipelines.economics.verdict import usd
 from pipelines.reports import charts, figures, terminal
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.calibration import JudgeFigures
+    from pipelines.evaluation.judge_figures import JudgeFigures
 
 N_VOLUMES = 60
 """Points of the break-even curve."""

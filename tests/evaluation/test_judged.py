@@ -15,7 +15,7 @@ from pipelines.core.records import Message
 from pipelines.core.results import Decision, EvaluateResult, EvaluateResults, Plan
 from pipelines.decide import decide
 from pipelines.evaluate import calibrate, evaluate
-from pipelines.evaluation.calibration import Calibration
+from pipelines.evaluation.judge_figures import Calibration
 from pipelines.judging import prompt
 from tests.conftest import ThreadedServer, threaded_server, write_jsonl
 

@@ -10,7 +10,7 @@ from pipelines.core.config import load_study
 from pipelines.core.records import Estimate
 from pipelines.core.results import Cost, EvaluateResult, PrepareResult, RetrieverResult
 from pipelines.core.study import MetricSpec, Study
-from pipelines.evaluation.calibration import JudgeFigures
+from pipelines.evaluation.judge_figures import JudgeFigures
 from pipelines.reports.figures import (
     Cell,
     endings,

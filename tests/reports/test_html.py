@@ -13,7 +13,7 @@ from pipelines.core.results import Decision, EvaluateResults, PrepareResult
 from pipelines.core.study import Study
 from pipelines.decide import REPORT, decide
 from pipelines.evaluate import calibrate, evaluate
-from pipelines.evaluation.calibration import JudgeFigures
+from pipelines.evaluation.judge_figures import JudgeFigures
 from pipelines.reports import html
 from pipelines.statistics.agreement import Figure
 from pipelines.tracking import store
