@@ -177,7 +177,7 @@ class CandidateDecision(Record):
     control_of: str | None = None
     """It was asked for comparison with that candidate, and is never chosen."""
     control_difference: Difference | None = None
-    """Paired, this control - that candidate; the prompt debt with its sign turned round."""
+    """Paired, this control - that candidate: what the other prompt, or no passages, changes."""
     evaluate_run_id: str
     model_id: str
 

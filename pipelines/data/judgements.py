@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, StrictBool, ValidationError
 from pipelines.core.errors import DataError
 from pipelines.core.paths import shown
 from pipelines.core.records import Record
+from pipelines.data.formats import read_text
 
 SYSTEMS = ("fid", "gpt35", "chatgpt", "gpt4", "newbing")
 """Who answered EVOUNA's questions: a small fine-tuned reader and four models of 2023."""
@@ -95,7 +96,7 @@ def load_llmbar(folder: Path) -> list[PairVerdict]:
     rows: list[PairVerdict] = []
     problems: list[str] = []
     subsets: dict[str, dict[str, dict[str, Any]]] = {}
-    reader = csv.DictReader(_text(path).splitlines(keepends=True))
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
     for row in reader:
         place = f"line {reader.line_num}"
         if set(row) != set(COLUMNS) or None in row.values():
@@ -152,7 +153,7 @@ def _evouna(path: Path, name: str) -> list[LabelledAnswer]:
 
 def _items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON array, each with the line on which it starts."""
-    text = _text(path)
+    text = read_text(path)
     try:
         if not isinstance(json.loads(text), list):
             raise DataError(f"{shown(path)}: expected a JSON array")
@@ -169,15 +170,6 @@ def _items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         line, counted = line + text.count("\n", counted, start), start
         item, end = decoder.raw_decode(text, start)
         yield line, item
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{shown(path)}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown(path)}: cannot be read as UTF-8 text: {error}") from None
 
 
 def _complaint(error: Exception) -> str:
