@@ -20,6 +20,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from pipelines.core import command
+from pipelines.core.candidate import Candidate, Own, Rent
 from pipelines.core.command import Options
 from pipelines.core.errors import BudgetReached, ConfigError
 from pipelines.core.progress import say
@@ -34,7 +35,7 @@ from pipelines.core.results import (
     PlannedStage,
     PrepareResult,
 )
-from pipelines.core.study import Candidate, Own, Rent, Study
+from pipelines.core.study import Study
 from pipelines.finetune import finetune
 from pipelines.prepare import prepare
 from pipelines.serve import endpoint

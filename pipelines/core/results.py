@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipelines.core.prices import Hardware, TokenPrice
 from pipelines.core.records import Difference, Estimate, Record
-from pipelines.core.study import RetrievalMethod
+from pipelines.core.workload import RetrievalMethod
 
 TRAIN_FILE, EVAL_FILE = "train.jsonl", "eval.jsonl"
 """Artifacts of `prepare`: the rows to learn from, and the items with their passages."""

@@ -10,7 +10,7 @@ from pipelines.core import json_lines
 from pipelines.core.errors import ConfigError
 from pipelines.core.paths import ROOT, shown
 from pipelines.core.records import Passage
-from pipelines.core.study import Retrieval
+from pipelines.core.workload import Retrieval
 from pipelines.data import formats, sources
 
 

@@ -16,7 +16,7 @@ from pipelines.core.errors import DataError
 from pipelines.core.paths import ROOT, shown
 from pipelines.core.prompt import with_passages
 from pipelines.core.records import Example, Message, Record, TrainingRow
-from pipelines.core.study import DataSource
+from pipelines.core.workload import DataSource
 from pipelines.data import formats
 
 MAX_SHOWN = 20

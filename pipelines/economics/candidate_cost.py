@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from pipelines.core.prices import Hardware
 from pipelines.core.results import Cost
-from pipelines.core.study import OwnCosts, Traffic
+from pipelines.core.workload import OwnCosts, Traffic
 from pipelines.economics import own_cost
 
 

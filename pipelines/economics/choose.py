@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipelines.core.records import Difference, Estimate
 from pipelines.core.results import CandidateDecision, Kind, Verdict
-from pipelines.core.study import Requirements
+from pipelines.core.workload import Requirements
 
 Comparison = Literal[
     "incumbent", "superior", "non-inferior", "non-inferior-but-worse", "inferior", "inconclusive"

@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 
 from pipelines.core.prices import Hardware
-from pipelines.core.study import OwnCosts, Traffic
+from pipelines.core.workload import OwnCosts, Traffic
 
 HOURS_PER_MONTH = Decimal("730.5")
 """365.25 days / 12 x 24 h."""

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from pipelines.core.records import Difference
 from pipelines.core.results import CandidateDecision, Decision, EvaluateResult
-from pipelines.core.study import Requirements, Study
+from pipelines.core.study import Study
+from pipelines.core.workload import Requirements
 from pipelines.economics import own_cost
 from pipelines.economics.candidate_cost import usd_per_good_task
 from pipelines.economics.choose import GOOD_ENOUGH, Choice, choose, compare, misses

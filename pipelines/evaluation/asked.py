@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from pipelines.core.candidate import Baseline, Candidate, Own, Rent
 from pipelines.core.prices import TokenPrice
 from pipelines.core.prompt import with_passages
 from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import FinetuneResult, PrepareResult
-from pipelines.core.study import Baseline, Candidate, Own, Rent, Study
+from pipelines.core.study import Study
 from pipelines.economics.token_cost import usd_of_call
 from pipelines.evaluation.recorded import file_sha256
 from pipelines.metrics import SAMPLE

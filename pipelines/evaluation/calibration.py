@@ -13,7 +13,8 @@ from pathlib import Path
 from pipelines.core.errors import ConfigError
 from pipelines.core.progress import progress
 from pipelines.core.records import Example, Message, Response
-from pipelines.core.study import Grading, MetricSpec, Study
+from pipelines.core.study import Grading, Study
+from pipelines.core.workload import MetricSpec
 from pipelines.data.judgements import LabelledAnswer, PairVerdict, load_evouna, load_llmbar
 from pipelines.data.labels import CONSTRUCTION, Label
 from pipelines.data.sources import resolve

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
+from pipelines.core.candidate import Own, Rent
 from pipelines.core.progress import progress, say
 from pipelines.core.records import Example, Score, TrainingRow
 from pipelines.core.results import (
@@ -17,7 +18,6 @@ from pipelines.core.results import (
     VERDICTS,
     EvaluateResult,
 )
-from pipelines.core.study import Own, Rent
 from pipelines.economics.token_cost import usd_of_response
 from pipelines.evaluation import asked, recorded, runner
 from pipelines.evaluation.budget import Budget

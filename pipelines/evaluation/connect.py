@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from pipelines import providers
-from pipelines.core.study import Baseline, EvaluateConfig, Own, Rent
+from pipelines.core.candidate import Baseline, Own, Rent
+from pipelines.core.study import EvaluateConfig
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from pipelines import judging
+from pipelines.core.candidate import Own, Rent
 from pipelines.core.errors import ProviderError, ScoringError
 from pipelines.core.prices import PriceBook, TokenPrice
 from pipelines.core.records import Example, Message, Usage
@@ -19,7 +20,8 @@ from pipelines.core.results import (
     PlannedStage,
     PrepareResult,
 )
-from pipelines.core.study import MetricSpec, Own, Rent, Study
+from pipelines.core.study import Study
+from pipelines.core.workload import MetricSpec
 from pipelines.data import passages, sources
 from pipelines.data.labels import Label
 from pipelines.economics.token_cost import usd_of_call

@@ -12,7 +12,8 @@ from pydantic import JsonValue
 from pipelines import metrics
 from pipelines.core.errors import ConfigError, ScoringError, Unparseable
 from pipelines.core.records import Example, Response, Score
-from pipelines.core.study import Grading, MetricSpec
+from pipelines.core.study import Grading
+from pipelines.core.workload import MetricSpec
 
 UNPARSEABLE = "unparseable: "
 MAX_AHEAD = 256

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipelines.core.candidate import Candidate, Own, Rent
 from pipelines.core.prices import PriceBook, TokenPrice
 from pipelines.core.records import Example, Record
 from pipelines.core.results import FinetuneResult, PrepareResult
-from pipelines.core.study import Candidate, Own, Rent, Study
+from pipelines.core.study import Study
 from pipelines.data.labels import Label
 from pipelines.evaluation import asked
 from pipelines.evaluation.budget import Budget

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
+from pipelines.core.candidate import Rent
 from pipelines.core.records import Record
-from pipelines.core.study import MetricSpec, Rent, Study
+from pipelines.core.study import Study
+from pipelines.core.workload import MetricSpec
 from pipelines.judging.families import family
 from pipelines.statistics.agreement import Figure
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from pipelines import judging
+from pipelines.core.candidate import Own, Rent
 from pipelines.core.errors import ProviderError, ScoringError
 from pipelines.core.prices import TokenPrice
 from pipelines.core.progress import Advance, progress
 from pipelines.core.records import Example, Message, Record, Response, Score
-from pipelines.core.study import EvaluateConfig, Grading, MetricSpec, Own, Rent
+from pipelines.core.study import EvaluateConfig, Grading
+from pipelines.core.workload import MetricSpec
 from pipelines.data import labels
 from pipelines.economics.token_cost import usd_of_response
 from pipelines.evaluation.asked import estimated_usd

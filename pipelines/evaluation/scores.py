@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pipelines.core.records import Estimate, Score
-from pipelines.core.study import MetricSpec
+from pipelines.core.workload import MetricSpec
 from pipelines.evaluation.grading import UNPARSEABLE
 from pipelines.metrics import whole_set
 from pipelines.statistics.intervals import estimate

@@ -11,10 +11,11 @@ from typing import get_args
 
 import numpy as np
 
+from pipelines.core.candidate import Own, Rent
 from pipelines.core.prices import TokenPrice
 from pipelines.core.records import NOBODYS, Example, Outcome, Response
 from pipelines.core.results import EvaluateResult
-from pipelines.core.study import Own, Rent, Study
+from pipelines.core.study import Study
 from pipelines.economics import candidate_cost
 from pipelines.economics.token_cost import mean_usd, usd_of_response
 from pipelines.evaluation.runner import Answers

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.core.errors import DataError
 from pipelines.core.records import Example, Passage, Record
 from pipelines.core.results import RetrieverResult
-from pipelines.core.study import Retrieval, RetrievalMethod
+from pipelines.core.workload import Retrieval, RetrievalMethod
 from pipelines.retrieval.measures import measure
 from pipelines.statistics.intervals import estimate
 

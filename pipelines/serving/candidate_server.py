@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from pipelines.core.candidate import Baseline, Candidate, Own, Rent
 from pipelines.core.records import Example, TrainingRow
-from pipelines.core.study import Baseline, Candidate, Own, Rent
 
 
 @asynccontextmanager

@@ -8,9 +8,9 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+from pipelines.core.candidate import StandIn
 from pipelines.core.prompt import question_in
 from pipelines.core.records import Example, Message, Usage
-from pipelines.core.study import StandIn
 from pipelines.serving.loopback import CHARACTERS_PER_TOKEN, Reply, openai_server
 
 

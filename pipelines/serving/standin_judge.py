@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from math import ceil
 
+from pipelines.core.candidate import StandIn
 from pipelines.core.records import Message, Usage
-from pipelines.core.study import StandIn
 from pipelines.judging.prompt import Shown, shown
 from pipelines.serving.loopback import CHARACTERS_PER_TOKEN, Reply, openai_server
 

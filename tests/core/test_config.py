@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.core.candidate import Own, Rent
 from pipelines.core.config import load_study
 from pipelines.core.errors import ConfigError
-from pipelines.core.study import Own, Rent
 
 
 def test_all_problems_are_reported_at_once_with_file_and_key(small_study: Path) -> None:

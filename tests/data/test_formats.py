@@ -12,7 +12,7 @@ import pytest
 from pipelines.core.config import load_study
 from pipelines.core.errors import ConfigError, DataError
 from pipelines.core.paths import ROOT
-from pipelines.core.study import DataSource
+from pipelines.core.workload import DataSource
 from pipelines.data import formats
 from pipelines.data.passages import load_formatted
 from pipelines.data.sources import load_eval, load_training

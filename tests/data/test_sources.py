@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import DataError
-from pipelines.core.study import DataSource
+from pipelines.core.workload import DataSource
 from pipelines.data.sources import load_eval, load_training, rows_sha256
 
 TURN = '{"role": "user", "content": "hi"}'

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, TrainingRow
-from pipelines.core.study import DataSource
+from pipelines.core.workload import DataSource
 from pipelines.data.sources import load_eval, load_training
 from pipelines.data.splits import clean_split, max_similarity
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example
-from pipelines.core.study import DataSource, Retrieval
+from pipelines.core.workload import DataSource, Retrieval
 from pipelines.data import passages as passages_of
 from pipelines.data.labels import CONSTRUCTION, Label, load
 from pipelines.data.sources import load_eval, load_training

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.core.records import Difference, Estimate
 from pipelines.core.results import CandidateDecision
-from pipelines.core.study import Requirements
+from pipelines.core.workload import Requirements
 from pipelines.economics.choose import choose, compare, misses
 
 NEED = Requirements(max_quality_loss=0.03, min_quality=0.5, min_coverage=0.98, max_latency_p95_s=2)

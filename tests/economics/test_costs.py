@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.core.prices import Hardware, TokenPrice
 from pipelines.core.records import Response, Usage
-from pipelines.core.study import OwnCosts, Traffic
+from pipelines.core.workload import OwnCosts, Traffic
 from pipelines.economics import candidate_cost, own_cost
 from pipelines.economics.price_book import load_prices
 from pipelines.economics.token_cost import mean_usd, usd_of_call

@@ -16,7 +16,8 @@ from pipelines.core.config import load_study
 from pipelines.core.errors import ConfigError
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, Response
-from pipelines.core.study import Grading, MetricSpec
+from pipelines.core.study import Grading
+from pipelines.core.workload import MetricSpec
 from pipelines.data.sources import load_eval, resolve
 from pipelines.evaluate import evaluate
 from pipelines.evaluation import grading

@@ -18,7 +18,8 @@ from pipelines.core.config import load_study
 from pipelines.core.errors import DataError, ScoringError
 from pipelines.core.records import Example, Message, Response, Usage
 from pipelines.core.results import EvaluateResults
-from pipelines.core.study import Grading, MetricSpec
+from pipelines.core.study import Grading
+from pipelines.core.workload import MetricSpec
 from pipelines.evaluate import evaluate
 from pipelines.evaluation import imports, recorded
 from pipelines.evaluation.grading import grade

@@ -12,7 +12,8 @@ from pipelines.core.config import load_study
 from pipelines.core.errors import ProviderError
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, Outcome, Response, Score
-from pipelines.core.study import Grading, MetricSpec
+from pipelines.core.study import Grading
+from pipelines.core.workload import MetricSpec
 from pipelines.evaluation import asked
 from pipelines.evaluation.budget import Budget
 from pipelines.evaluation.grading import grade

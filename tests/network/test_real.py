@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 
 from pipelines import providers
+from pipelines.core.candidate import Rent
 from pipelines.core.config import load_study
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Message
-from pipelines.core.study import Rent
 from pipelines.data.sources import load_eval
 from pipelines.providers import ChatRequest, Completion, Endpoint
 

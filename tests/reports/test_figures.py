@@ -9,7 +9,8 @@ from typing import Any
 from pipelines.core.config import load_study
 from pipelines.core.records import Estimate
 from pipelines.core.results import Cost, EvaluateResult, PrepareResult, RetrieverResult
-from pipelines.core.study import MetricSpec, Study
+from pipelines.core.study import Study
+from pipelines.core.workload import MetricSpec
 from pipelines.evaluation.judge_figures import JudgeFigures
 from pipelines.reports.figures import (
     Cell,

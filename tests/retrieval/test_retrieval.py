@@ -14,7 +14,7 @@ from pipelines.core.errors import DataError, UserError
 from pipelines.core.paths import ROOT
 from pipelines.core.prompt import question_in, with_passages
 from pipelines.core.records import Example, Message, Passage
-from pipelines.core.study import Embedder, Retrieval
+from pipelines.core.workload import Embedder, Retrieval
 from pipelines.data import passages as passages_of
 from pipelines.retrieval import passages_sha256, retrieve
 from pipelines.retrieval.embedder import embed

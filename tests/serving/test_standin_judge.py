@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import aiohttp
 
+from pipelines.core.candidate import StandIn
 from pipelines.core.records import Example, Message
-from pipelines.core.study import StandIn
 from pipelines.judging import AskJudge, Item, Judgement
 from pipelines.judging.pairwise import judge as pairwise
 from pipelines.judging.rubric import judge as rubric

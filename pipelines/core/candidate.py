@@ -1,0 +1,114 @@
+"""The candidates: a model and how it is reached, rented, owned or classical."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.core.prices import Hardware
+from pipelines.core.records import Record
+from pipelines.core.workload import Name, Share
+
+
+class StandIn(Record):
+    """How the stand-in for a closed model behaves. Its answers are simulated, not measured."""
+
+    error_rate: Share
+    ttft_s: float = Field(ge=0)
+    tokens_per_s: float = Field(gt=0)
+    seed: int = 0
+
+
+class Rent(Record):
+    """A model behind somebody else's API, paid per token."""
+
+    kind: Literal["rent"]
+    title: str
+    provider: str = "openai_compatible"
+    """A file in pipelines/providers/."""
+    recorded: str | None = None
+    """File of answers that were given elsewhere: they are graded, nothing is sent. JSON Lines of
+    `id`, `text` or `error`, and what is known of `usage`, `latency_s`, `ttft_s`, `model`,
+    `outcome`, `scores`; or what another harness wrote, in a format of
+    pipelines/evaluation/imports/. `FILE#NAME` chooses one of several models or prompts in it."""
+    model: str
+    price: str
+    """`provider/model` in the price book."""
+    base_url: str | None = None
+    """None = the provider's public address."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never in a file."""
+    standin: StandIn | None = None
+    """Used where the key is absent; everything it touches is marked simulated."""
+    request: dict[str, str | int | float | bool | None] = {}
+    """More fields of the request body, such as `reasoning_effort: low`; `temperature: null`
+    leaves the temperature out, for models that accept only their own."""
+    closed_book: bool = False
+    """Ask without the retrieved passages: a control that shows what the model knows by heart."""
+    instructions: str | None = None
+    """System prompt of this candidate alone; None = the workload's."""
+    control_of: Name | None = None
+    """Asked for comparison with that candidate, and never chosen."""
+
+    @property
+    def simulated(self) -> bool:
+        """True when the stand-in answers, because there is no key."""
+        has_key = self.api_key_env is not None and bool(os.environ.get(self.api_key_env))
+        return self.standin is not None and self.recorded is None and not has_key
+
+
+class Own(Record):
+    """The study's open model on our own machines, as published or tuned."""
+
+    kind: Literal["own"]
+    title: str
+    tuned: bool
+    """True = with the adapter of the finetune stage."""
+    closed_book: bool = False
+    """Ask without the retrieved passages."""
+    instructions: str | None = None
+    """System prompt of this candidate alone; None = the one it was tuned with, else the
+    workload's."""
+    control_of: Name | None = None
+    """Asked for comparison with that candidate, and never chosen."""
+    hardware: Hardware
+    simulated: ClassVar[bool] = False
+
+
+class Baseline(Record):
+    """A classical model, no LLM: the cheap rival."""
+
+    simulated: ClassVar[bool] = False
+    control_of: ClassVar[None] = None
+    closed_book: bool = False
+    """Ask without the retrieved passages; for a method that learned without them."""
+    kind: Literal["baseline"]
+    title: str
+    method: Literal["tfidf_logreg", "patterns", "extractive"]
+    """`tfidf_logreg`: repeats a training answer · `extractive`: quotes the sentence of the passages
+    that is nearest to the question."""
+    patterns: dict[str, tuple[str, ...]] = {}
+    """`patterns`: field of the JSON answer -> regular expressions; the first group of the first
+    one that is found is the value. `^` and `$` match at line ends, letters in either case."""
+    hardware: Hardware
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> Self:
+        if (self.method == "patterns") != bool(self.patterns):
+            raise ValueError("method `patterns` needs `patterns`, and only that method takes them")
+        for name, alternatives in self.patterns.items():
+            for pattern in alternatives:
+                try:
+                    groups = re.compile(pattern).groups
+                except re.error as error:
+                    raise ValueError(f"patterns.{name}: {pattern!r}: {error}") from None
+                if groups < 1:
+                    raise ValueError(f"patterns.{name}: {pattern!r} has no group")
+        return self
+
+
+Candidate = Annotated[Rent | Own | Baseline, Field(discriminator="kind")]
+JudgeModel = Annotated[Rent | Own, Field(discriminator="kind")]

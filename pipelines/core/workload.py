@@ -1,0 +1,145 @@
+"""The workload: its examples, how an answer is graded, how much of it there is."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from pipelines.core.records import Record
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
+"""Lower case, digits, dash, underscore: MLflow model names allow no `/ : . %` nor quotes."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataSource(Record):
+    """Rows of one split: chat JSON Lines or CSV from a file, else a data set from the hub."""
+
+    path: str
+    """`.jsonl` or `.csv`, or what `format` reads. A path that begins with `$NAME/` starts in the
+    folder which that environment variable names; where it is unset, the hub is asked."""
+    format: str | None = None
+    """How a public set lies on disk: a file in pipelines/data/formats/."""
+    split: str | None = None
+    """Which of the format's splits."""
+    text: str | None = None
+    """The column that becomes the user's turn; needed for CSV and hub. A JSON Lines file without
+    it holds conversations."""
+    target: str | None = None
+    """The column that becomes the answer; in JSON Lines it may be an object."""
+    hub: str | None = None
+    """Hub data set, `owner/name`, used where the environment variable in `path` is unset."""
+    hub_split: str | None = None
+    hub_target: str | None = None
+    """The hub's name for the target column, where it differs."""
+
+    @model_validator(mode="after")
+    def _format_or_columns(self) -> Self:
+        if (self.format is None) != (self.split is None):
+            raise ValueError("`format` and `split` belong together")
+        if self.format and (self.text or self.target or self.hub):
+            raise ValueError("a `format` knows the columns: leave out text, target and hub")
+        return self
+
+
+class MetricSpec(Record):
+    """One metric and its parameters: computed, or judged by other models."""
+
+    metric: str
+    """A file in pipelines/metrics/; with `judges`, one in pipelines/judging/."""
+    params: dict[str, JsonValue] = {}
+    judges: tuple[Name, ...] = ()
+    """Names in the study's `judges`; several are a jury, whose median counts."""
+
+
+class Requirements(Record):
+    """What a candidate must meet before its price matters."""
+
+    max_quality_loss: Share
+    """Non-inferiority margin: how much lower than the incumbent's the quality may be."""
+    min_quality: Share = 0.0
+    """The lower end of the quality's 95 % interval must reach this."""
+    min_coverage: Share = 0.98
+    """Share of the examples that must be answered and scored."""
+    max_latency_p95_s: float = Field(gt=0)
+    min_judge_kappa: Share = 0.4
+    """Judges of the quality metric must agree with human labels at least this well (Cohen's kappa,
+    the lower end of its 95 % interval); the default is the floor of "moderate" agreement."""
+
+
+class Traffic(Record):
+    """How much of the workload there is."""
+
+    tasks_per_month: int = Field(gt=0)
+    peak_to_mean: float = Field(default=4.0, ge=1)
+    """Busiest minute over the mean rate; own machines are bought for the peak."""
+
+
+class OwnCosts(Record):
+    """What owning costs beside the machines. Never zero by default: say it and say why."""
+
+    operations_usd_per_month: Decimal = Field(ge=0)
+    """People, on-call, monitoring."""
+    tuning_usd_per_month: Decimal = Field(default=Decimal(0), ge=0)
+    """Labels, training runs and evaluations, spread over the life of the tuned model."""
+    max_utilisation: float = Field(default=0.6, gt=0, le=1)
+    """Share of the measured throughput that the busiest minute may use."""
+    source: str
+    """Where these figures come from."""
+
+
+RetrievalMethod = Literal["bm25", "embeddings", "hybrid"]
+
+
+class Embedder(Record):
+    """Turns texts into vectors."""
+
+    base_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Of a server with `/embeddings`, such as `https://api.openai.com/v1`; None = the small model
+    all-MiniLM-L6-v2, which is installed as a package."""
+    model: str = "all-MiniLM-L6-v2"
+    api_key_env: str | None = None
+
+
+class Retrieval(Record):
+    """Passages that stand before each question."""
+
+    passages: str
+    """JSON Lines of `id`, `title`, `text`, or what `format` reads."""
+    format: str | None = None
+    """How a public set lies on disk: a file in pipelines/data/formats/ that has passages. Only
+    then may `passages` begin with `$NAME/`."""
+    method: RetrievalMethod = "hybrid"
+    k: int = Field(default=5, gt=0, le=50)
+    """Passages before each question."""
+    embedder: Embedder = Embedder()
+
+
+class Workload(Record):
+    """One business task: its examples, how it is graded, how much of it there is."""
+
+    name: Name
+    title: str
+    eval_set: DataSource
+    instructions: str
+    """System prompt for a model that was not tuned on the workload."""
+    retrieval: Retrieval | None = None
+    """None = the questions stand alone."""
+    metrics: dict[str, MetricSpec]
+    quality: str
+    """The metric in `metrics` that the decision rests on."""
+    labels: str | None = None
+    """JSON Lines of human labels on answers (`id`, `metric`, `answer`, `label`, `labelled_by`):
+    judges are measured against them."""
+    max_output_tokens: int = Field(gt=0)
+    requirements: Requirements
+    traffic: Traffic
+    own_costs: OwnCosts
+
+    @model_validator(mode="after")
+    def _quality_is_a_metric(self) -> Self:
+        if self.quality not in self.metrics:
+            raise ValueError(f"quality {self.quality!r} is not in metrics: {list(self.metrics)}")
+        return self
