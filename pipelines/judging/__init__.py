@@ -9,17 +9,15 @@ paid again. `NEEDS_RIVAL = True` says that the incumbent's answer to the same it
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Protocol, cast
 
 from pydantic import JsonValue
 
-from pipelines.core.errors import ConfigError
+from pipelines.core.plugins import Folder
 from pipelines.core.records import Example, Message, Record
 
-NOT_METHODS = ("defence", "families", "prompt")
-"""Modules here that methods are made from."""
+FOLDER = Folder(__name__, "way of judging", parts=("defence", "families", "prompt"))
+names = FOLDER.names
 
 
 class Item(Record):
@@ -77,26 +75,15 @@ class Method(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """All ways of judging, in alphabetical order."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if name not in NOT_METHODS)
-
-
 def load(name: str) -> Method:
     """Import `pipelines.judging.<name>`.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if name not in names():
-        raise ConfigError(
-            f"unknown way of judging {name!r}; pipelines/judging/ has: {', '.join(names())}"
-        )
-    return cast(Method, importlib.import_module(f"{__name__}.{name}").judge)
+    return cast(Method, FOLDER.load(name).judge)
 
 
 def needs_rival(name: str) -> bool:
     """True when the method compares with the incumbent's answer."""
-    module = importlib.import_module(f"{__name__}.{name}")
-    return bool(getattr(module, "NEEDS_RIVAL", False))
+    return bool(getattr(FOLDER.load(name), "NEEDS_RIVAL", False))

@@ -18,17 +18,17 @@ False` says that the answer alone is judged.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import NamedTuple, Protocol, cast
 
 from pydantic import JsonValue
 
-from pipelines.core.errors import ConfigError, ScoringError
+from pipelines.core.errors import ScoringError
+from pipelines.core.plugins import Folder
 from pipelines.core.records import Estimate, Example
 
+FOLDER = Folder(__name__, "metric")
+names = FOLDER.names
 RECORDED_SCORE = "recorded_score"
 """What another harness scored: no file, for evaluation/grading.py reads it off the response."""
 SAMPLE = "sample"
@@ -73,18 +73,13 @@ def whole_set(name: str) -> WholeSet | None:
     """The functions of a metric over the whole set; None when it is the mean of its items."""
     if name == RECORDED_SCORE:
         return None
-    module = _module(name)
+    module = FOLDER.load(name)
     return WholeSet(module.label, module.of_labels) if hasattr(module, "of_labels") else None
 
 
 def workers(name: str) -> int:
     """How many answers of a metric are graded at a time."""
-    return 1 if name == RECORDED_SCORE else getattr(_module(name), "WORKERS", 1)
-
-
-def names() -> list[str]:
-    """All metrics, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return 1 if name == RECORDED_SCORE else getattr(FOLDER.load(name), "WORKERS", 1)
 
 
 def load(name: str) -> ScoreText:
@@ -95,13 +90,7 @@ def load(name: str) -> ScoreText:
     """
     if name == RECORDED_SCORE:
         return _needs_response
-    if name not in names():
-        raise ConfigError(f"unknown metric {name!r}; pipelines/metrics/ has: {', '.join(names())}")
-    return cast(ScoreText, _module(name).score)
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
+    return cast(ScoreText, FOLDER.load(name).score)
 
 
 def _needs_response(example: Example, text: str, **params: JsonValue) -> float:

@@ -6,20 +6,18 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
-from pipelines.core.errors import ConfigError
+from pipelines.core.plugins import Folder
 from pipelines.core.records import Message, Outcome, Record, Usage
 
 if TYPE_CHECKING:
     import aiohttp
 
-NOT_PROVIDERS = ("http", "throttle")
-"""Modules here that providers are made from."""
+FOLDER = Folder(__name__, "provider", parts=("http", "throttle"))
+names = FOLDER.names
 
 
 class ChatRequest(Record):
@@ -76,20 +74,10 @@ class Ask(Protocol):
 Connect = Callable[[Endpoint, "aiohttp.ClientSession"], AbstractAsyncContextManager[Ask]]
 
 
-def names() -> list[str]:
-    """All providers, in alphabetical order."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if name not in NOT_PROVIDERS)
-
-
 def load(name: str) -> Connect:
     """Import `pipelines.providers.<name>`.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if name not in names():
-        raise ConfigError(
-            f"unknown provider {name!r}; pipelines/providers/ has: {', '.join(names())}"
-        )
-    return cast(Connect, importlib.import_module(f"{__name__}.{name}").connect)
+    return cast(Connect, FOLDER.load(name).connect)

@@ -9,16 +9,17 @@ answer it), or is a text that says what is wrong with it. `passages(path)`, pair
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from pipelines.core.errors import ConfigError, DataError
+from pipelines.core.errors import DataError
 from pipelines.core.paths import shown
+from pipelines.core.plugins import Folder
 
+FOLDER = Folder(__name__, "format")
+names = FOLDER.names
 Rows = Iterator[tuple[str, dict[str, Any] | str]]
 """Place, and the row or what is wrong with it."""
 T = TypeVar("T")
@@ -46,21 +47,13 @@ class HasPassages(Protocol):
         ...
 
 
-def names() -> list[str]:
-    """All formats, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
 def load(name: str) -> Format:
     """Import `pipelines.data.formats.<name>`.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if name not in names():
-        have = ", ".join(names())
-        raise ConfigError(f"unknown format {name!r}; pipelines/data/formats/ has: {have}")
-    return cast(Format, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Format, FOLDER.load(name))
 
 
 def converted(raw_rows: Iterable[tuple[str, Any]], row_of: Callable[[Any], dict[str, Any]]) -> Rows:

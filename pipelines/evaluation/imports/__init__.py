@@ -7,8 +7,6 @@ exactly one format may say that a file is its own.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol, Self, TypeVar, cast
@@ -18,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipelines.core.errors import DataError
 from pipelines.core.json_lines import first_problem
 from pipelines.core.paths import shown
+from pipelines.core.plugins import Folder
 from pipelines.core.records import Outcome, Record, Usage
 
+FOLDER = Folder(__name__, "format of recorded answers")
+names = FOLDER.names
 MAX_FILE_BYTES = 2 * 1024**3
 """Of a file, and of all that is packed in it."""
 MAX_DOCUMENT_BYTES = 512 * 1024**2
@@ -103,14 +104,9 @@ class Format(Protocol):
 ForeignT = TypeVar("ForeignT", bound=Foreign)
 
 
-def names() -> list[str]:
-    """All formats, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
 def load(name: str) -> Format:
     """Import `pipelines.evaluation.imports.<name>`."""
-    return cast(Format, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Format, FOLDER.load(name))
 
 
 def detect(path: Path) -> Format:
