@@ -21,6 +21,8 @@ from pipelines.core.workload import Embedder, RetrievalMethod
 from pipelines.retrieval.embedder import embed
 
 TABLE = "passages"
+WORDS = {"stem": True, "remove_stop_words": True}
+"""How BM25 makes words of a text."""
 
 
 class Search(NamedTuple):
@@ -99,7 +101,8 @@ def open_store(
     import lancedb
     from lancedb.index import FTS
 
-    key = hashlib.sha256(f"{sha256} {embedder.model_dump_json()}".encode()).hexdigest()[:16]
+    content = f"{sha256} {embedder.model_dump_json()} {WORDS} {lancedb.__version__}"
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
     path = folder / f"passages-{key}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ def open_store(
                 )
             ]
             table: Any = lancedb.connect(staging).create_table(TABLE, data=rows)
-            table.create_index("text", config=FTS(stem=True, remove_stop_words=True))
+            table.create_index("text", config=FTS(**WORDS))
             try:
                 staging.rename(path)
             except OSError:
