@@ -21,7 +21,7 @@ from pipelines.core.workload import Embedder, RetrievalMethod
 from pipelines.retrieval.embedder import embed
 
 TABLE = "passages"
-WORDS = {"stem": True, "remove_stop_words": True}
+WORDS: dict[str, Any] = {"stem": True, "remove_stop_words": True}
 """How BM25 makes words of a text."""
 
 
