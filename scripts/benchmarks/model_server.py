@@ -33,6 +33,12 @@ class Model:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions, streamed or not."""
+        try:
+            return await self._complete(request)
+        except ConnectionResetError:  # the client was killed: no reason for a traceback
+            raise asyncio.CancelledError from None
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         question = str(body["messages"][-1]["content"])
         self.sent[question] += 1
