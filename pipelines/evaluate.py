@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING
 
 from pipelines.core import command
-from pipelines.core.candidate import Candidate, Own, Rent
+from pipelines.core.candidate import Candidate, Own, Rent, Serving
 from pipelines.core.command import Options
 from pipelines.core.errors import BudgetReached, ConfigError
 from pipelines.core.progress import say
@@ -38,7 +39,7 @@ from pipelines.core.results import (
 from pipelines.core.study import Study
 from pipelines.finetune import finetune
 from pipelines.prepare import prepare
-from pipelines.serve import endpoint
+from pipelines.serve import Servers
 
 if TYPE_CHECKING:
     from pipelines.core.prices import PriceBook
@@ -67,23 +68,16 @@ def evaluate(study: Study, options: Options) -> Record:
 
     from pipelines.evaluation import asked, judge_figures
     from pipelines.evaluation.candidate import evaluate_candidate
-    from pipelines.evaluation.job import Job, Work, calibration_stage, rows_of, stage_of
+    from pipelines.evaluation.job import Job, Work, calibration_stage, rows_of
     from pipelines.tracking import store
 
     results: dict[str, EvaluateResult] = {}
     items = rows_of(prepared.run_id, EVAL_FILE, Example)
     labels = _labels(study, items)
-    stages = {
-        name: stage_of(study, name, prepared, tuned, prices, labels) for name in _order(study)
-    }
+    stages = {name: _stage(study, name, prepared, tuned, prices, labels) for name in _order(study)}
     measured = calibration_stage(study, tuned, labels, "labels")
     budget = _budget(study, stages, measured, prices)
-    with ExitStack() as stack:
-
-        @cache
-        def vllm() -> str:
-            """One server for all own models, started when the first one has to be asked."""
-            return stack.enter_context(endpoint(study, tuned))
+    with Servers(study, tuned) as servers:
 
         @cache
         def rivals() -> Mapping[str, str | None]:
@@ -92,14 +86,15 @@ def evaluate(study: Study, options: Options) -> Record:
 
         work = Work(
             study, prices, prepared, tuned, asked.repeated(items, study.evaluate.n_samples),
-            labels, budget, vllm, rivals,
+            labels, budget, _vllm(servers), rivals,
         )  # fmt: skip
         for name, stage in stages.items():
             if done := store.find_finished(stage):
                 say(f"evaluate: {name}: nothing changed, run {done}")
                 results[name] = store.load_result(done, EvaluateResult)
             else:
-                results[name] = evaluate_candidate(Job(work, name, stage))
+                its_work = replace(work, vllm=_vllm(servers, study.candidates[name]))
+                results[name] = evaluate_candidate(Job(its_work, name, stage))
     if budget.reached:
         raise BudgetReached(
             f"evaluate.budget_usd is reached: ${budget.spent_usd:.4f} of ${budget.limit_usd} are "
@@ -146,7 +141,7 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
         say(f"calibrate-judge: nothing changed, run {done}")
         return store.load_result(done, judge_figures.Calibration)
     with (
-        ExitStack() as stack,
+        Servers(study, tuned) as servers,
         store.open_run(
             stage,
             data_sha256=prepared.eval_sha256,
@@ -156,7 +151,7 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
     ):
         work = Work(
             study, prices, prepared, tuned, items, labels, _budget(study, {}, stage, prices),
-            cache(lambda: stack.enter_context(endpoint(study, tuned))), dict,
+            _vllm(servers), dict,
         )  # fmt: skip
         figures = calibration.measure(work, stage, against)
         result = judge_figures.Calibration(run_id=run.run_id, figures=tuple(figures))
@@ -211,6 +206,7 @@ def _check(study: Study) -> None:
             recorded.load(model.recorded)
         elif isinstance(model, Rent) and not model.simulated:
             providers.load(model.provider)
+            asked.fields_of(model)
             if model.api_key_env and not os.environ.get(model.api_key_env):
                 raise ConfigError(
                     f"{name} needs an API key: set {model.api_key_env}, or leave it out, with "
@@ -218,6 +214,12 @@ def _check(study: Study) -> None:
                 )
     if any(isinstance(model, Own) for model in models.values()):
         check_installed()
+    own_judges = [judge for judge in study.judges.values() if isinstance(judge, Own)]
+    if own_judges and any(isinstance(m, Own) and m.serving != Serving() for m in models.values()):
+        raise ConfigError(
+            "a study with an own judge has one vLLM server for all: leave `serving` of the own "
+            "candidates and judges out, or judge with a rented model"
+        )
     items = sources.load_eval(study.workload.eval_set)
     for name, spec in study.workload.metrics.items():
         if not spec.judges:
@@ -227,15 +229,50 @@ def _check(study: Study) -> None:
                 raise grading.no_quality(name)
 
 
+def _stage(
+    study: Study,
+    name: str,
+    prepared: PrepareResult,
+    tuned: FinetuneResult | None,
+    prices: PriceBook,
+    labels: Sequence[Label],
+) -> Stage:
+    """The candidate's stage; weights that are served otherwise answer otherwise."""
+    from pipelines.evaluation.job import stage_of
+
+    stage = stage_of(study, name, prepared, tuned, prices, labels)
+    candidate = study.candidates[name]
+    if not isinstance(candidate, Own) or candidate.serving == Serving():
+        return stage
+    asked = {**stage.inputs["asked"], "serving": candidate.serving.model_dump(mode="json")}
+    return replace(stage, inputs={**stage.inputs, "asked": asked})
+
+
+def _vllm(servers: Servers, candidate: Candidate | None = None) -> Callable[[], str]:
+    """Starts the server of an own candidate, or finds it running; None = that of the judges."""
+    serving = candidate.serving if isinstance(candidate, Own) else Serving()
+    return lambda: servers.url(serving)
+
+
 def _prices(study: Study) -> PriceBook:
-    """Prices of the rented models; a missing one is an error before the first call."""
-    from pipelines.economics.price_book import load_prices
+    """Prices of the rented models; a missing one, or a missing tier, is an error before any call.
+
+    Prices that were looked up long ago are named.
+    """
+    from pipelines.economics.price_book import load_prices, stale
+    from pipelines.economics.token_cost import rates_of
 
     models = (*study.candidates.values(), *study.judges.values())
-    names = {model.price for model in models if isinstance(model, Rent)}
-    prices = load_prices(names)
-    for name in sorted(names):
-        prices.token_price(name)
+    rented = [model for model in models if isinstance(model, Rent)]
+    prices = load_prices({model.price for model in rented})
+    for model in rented:
+        try:
+            rates_of(prices.token_price(model.price), model.terms.service_tier, 0)
+        except ConfigError as error:
+            raise ConfigError(f"{model.title}: {error}") from None
+    for name, price in prices.tokens.items():
+        if doubt := stale(price, date.today()):
+            say(f"prices: {name}: {doubt}")
     return prices
 
 
@@ -275,7 +312,8 @@ def _budget(
             if path.exists() and isinstance(model, Rent) and not model.simulated:
                 price = prices.token_price(model.price)
                 with Journal(path) as journal:
-                    paid = (usd_of_response(price, r) for r in journal.rows())
+                    terms = model.terms.as_sent
+                    paid = (usd_of_response(price, r, terms) for r in journal.rows())
                     spent += sum(paid, Decimal(0))
     return Budget(study.evaluate.budget_usd, spent)
 

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.core.prices import Hardware
+from pipelines.core.hardware import Hardware, use_contract
+from pipelines.core.prices import Terms
 from pipelines.core.records import Record
 from pipelines.core.workload import Name, Share
 
@@ -37,6 +38,10 @@ class Rent(Record):
     model: str
     price: str
     """`provider/model` in the price book."""
+    terms: Terms = Terms()
+    """What of the list price is paid, and for which service: tier, discount, regional uplift. The
+    tiers flex and priority are asked for; batch is priced, while the calls of an evaluation go out
+    at the standard tier and are budgeted so."""
     base_url: str | None = None
     """None = the provider's public address."""
     api_key_env: str | None = None
@@ -60,6 +65,22 @@ class Rent(Record):
         return self.standin is not None and self.recorded is None and not has_key
 
 
+class Serving(Record):
+    """How vLLM holds an own model; each setting is another server and gives other answers."""
+
+    weights: Literal["adapter", "merged"] = "adapter"
+    """`merged`: the adapter is added into the weights, which are then served alone."""
+    quantization: Literal["none", "fp8", "int8", "awq"] = "none"
+    """`fp8`, `int8`: the weights are rounded when the server loads them; on a GPU only. `awq`: the
+    study's base was published that way."""
+
+    @model_validator(mode="after")
+    def _awq_cannot_be_merged(self) -> Self:
+        if self.weights == "merged" and self.quantization == "awq":
+            raise ValueError("an adapter cannot be merged into awq weights; serve the adapter")
+        return self
+
+
 class Own(Record):
     """The study's open model on our own machines, as published or tuned."""
 
@@ -67,6 +88,7 @@ class Own(Record):
     title: str
     tuned: bool
     """True = with the adapter of the finetune stage."""
+    serving: Serving = Serving()
     closed_book: bool = False
     """Ask without the retrieved passages."""
     instructions: str | None = None
@@ -75,7 +97,16 @@ class Own(Record):
     control_of: Name | None = None
     """Asked for comparison with that candidate, and never chosen."""
     hardware: Hardware
+    """With `contract` beside it: `on_demand`, `spot`, `reserved_1y`, `reserved_3y`, `own`."""
     simulated: ClassVar[bool] = False
+
+    _contract = model_validator(mode="before")(use_contract)
+
+    @model_validator(mode="after")
+    def _only_an_adapter_is_merged(self) -> Self:
+        if self.serving.weights == "merged" and not self.tuned:
+            raise ValueError("serving.weights: merged needs tuned: true")
+        return self
 
 
 class Baseline(Record):
@@ -94,6 +125,9 @@ class Baseline(Record):
     """`patterns`: field of the JSON answer -> regular expressions; the first group of the first
     one that is found is the value. `^` and `$` match at line ends, letters in either case."""
     hardware: Hardware
+    """With `contract` beside it: `on_demand`, `spot`, `reserved_1y`, `reserved_3y`, `own`."""
+
+    _contract = model_validator(mode="before")(use_contract)
 
     @model_validator(mode="after")
     def _patterns_compile(self) -> Self:

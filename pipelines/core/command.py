@@ -65,12 +65,7 @@ def main(
     Returns:
         0 done; 2 something for the user to fix; 4 refused; 130 interrupted. Our own bugs raise.
     """
-    name = Path(sys.argv[0]).stem
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipelines.{name}" if argv is None else name,
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser, name = _parser(doc, argv)
     parser.add_argument("study", type=Path, help="YAML file, such as configs/quickstart.yaml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="section.key=value", dest="overrides",
@@ -80,11 +75,7 @@ def main(
         "--dry-run", action="store_true",
         help="print the plan, the dollars and the hours it will take, and spend nothing",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI",
-        help="MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
-    )  # fmt: skip
+    _shared_flags(parser)
     if mode is not None:
         parser.add_argument(
             f"--{mode.flag}", dest="mode", nargs="?", const=mode.choices[0], choices=mode.choices,
@@ -92,6 +83,64 @@ def main(
         )  # fmt: skip
     args = parser.parse_args(argv)
     options = Options(args.study, args.tracking_uri, args.dry_run, args.json)
+
+    def work() -> tuple[Record, Callable[[Record], str]]:
+        study = load_study(args.study, args.overrides)
+        if mode is not None and args.mode is not None:
+            return mode.stage(study, options, args.mode), mode.show
+        return stage(study, options), show
+
+    return _run(name, work, args.json)
+
+
+def without_study(
+    doc: str | None,
+    add_flags: Callable[[argparse.ArgumentParser], None],
+    work: Callable[[argparse.Namespace], Record],
+    show: Callable[[Record], str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a command that is not about a study: same `--json`, errors and exit codes as `main`.
+
+    Args:
+        doc: the command file's docstring.
+        add_flags: adds the command's own arguments; `--json` and `--tracking-uri` are there.
+        work: does the work, given the parsed arguments; the heavy imports happen inside it.
+        show: turns its record into the text for a person.
+        argv: None = the process's own.
+
+    Returns:
+        As `main`.
+    """
+    parser, name = _parser(doc, argv)
+    add_flags(parser)
+    _shared_flags(parser)
+    args = parser.parse_args(argv)
+    return _run(name, lambda: (work(args), show), args.json)
+
+
+def _parser(doc: str | None, argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, str]:
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{name}" if argv is None else name,
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser, name
+
+
+def _shared_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
+    )  # fmt: skip
+
+
+def _run(
+    name: str, work: Callable[[], tuple[Record, Callable[[Record], str]]], as_json: bool
+) -> int:
+    """Do the work, print its record, turn errors into a message and an exit code."""
     # SIGTERM unwinds like Ctrl-C, so that a vLLM process never outlives its command.
     signal.signal(signal.SIGTERM, _interrupt)
     # Libraries print to stdout (vLLM, transformers); with --json it carries one object only.
@@ -99,12 +148,8 @@ def main(
     sys.stdout.flush()
     os.dup2(2, 1)
     try:
-        study = load_study(args.study, args.overrides)
-        if mode is not None and args.mode is not None:
-            record, show = mode.stage(study, options, args.mode), mode.show
-        else:
-            record = stage(study, options)
-        if args.json:
+        record, show = work()
+        if as_json:
             text = json.dumps(record.model_dump(mode="json"))
         else:
             text = plan_table(record) if isinstance(record, Plan) else show(record)

@@ -76,15 +76,44 @@ class Usage(Record):
     """All prompt tokens, cached ones included."""
     cached_input_tokens: int = 0
     """The part of `input_tokens` that was read from a prompt cache."""
+    cache_write_5m_tokens: int = 0
+    """The part of `input_tokens` that was written to a cache of the usual, short life."""
+    cache_write_1h_tokens: int = 0
+    """The part of `input_tokens` that was written to a cache that lives for an hour."""
     output_tokens: int
     """All generated tokens, reasoning included."""
     reasoning_tokens: int = 0
     """The part of `output_tokens` that was thought and not shown."""
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        written = self.cache_write_5m_tokens + self.cache_write_1h_tokens
+        counts = (
+            self.cached_input_tokens,
+            self.cache_write_5m_tokens,
+            self.cache_write_1h_tokens,
+            self.reasoning_tokens,
+        )
+        if min(counts) < 0:
+            raise ValueError("a number of tokens is negative")
+        if self.cached_input_tokens + written > self.input_tokens:
+            raise ValueError(
+                f"{self.cached_input_tokens} cached and {written} written tokens are more than the "
+                f"{self.input_tokens} input tokens, which include them"
+            )
+        if self.reasoning_tokens > self.output_tokens:
+            raise ValueError(
+                f"{self.reasoning_tokens} reasoning tokens are more than the "
+                f"{self.output_tokens} output tokens, which include them"
+            )
+        return self
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_5m_tokens=self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal
 
-from pipelines.core.prices import Hardware, TokenPrice
+from pipelines.core.hardware import Figure, Hardware
+from pipelines.core.prices import TokenPrice
 from pipelines.core.records import Difference, Estimate, Record
 from pipelines.core.workload import RetrievalMethod
 
@@ -20,13 +21,32 @@ Verdict = Literal["own", "rent", "hybrid", "insufficient"]
 Kind = Literal["rent", "own", "baseline"]
 
 
+class CostLine(Record):
+    """One line of the bill of owning."""
+
+    name: str
+    usd_per_month: Figure | None
+    """None = the study says nothing of it, and it is not in the total."""
+    basis: str = ""
+    """How it comes about, or why there is no figure."""
+
+
 class Cost(Record):
     """What a candidate costs at the study's volume; None = not known."""
 
     usd_per_month: Decimal | None
     usd_per_task: Decimal | None
+    usd_per_month_low: Decimal | None = None
+    """When every input lies where it makes owning cheap; None when rented."""
+    usd_per_month_high: Decimal | None = None
+    lines: tuple[CostLine, ...] = ()
+    """What the dollars are made of; empty when rented."""
     n_replicas: int | None = None
-    """Machines for the busiest minute; None when rented."""
+    """Machines for the busiest minute, spares included; None when rented."""
+    utilisation: float | None = None
+    """Calls over what all machines that are on could answer; None when rented."""
+    capacity_per_s: Figure | None = None
+    """Calls per second of one machine that the machines are counted by; None when rented."""
 
 
 class RetrieverResult(Record):
@@ -144,6 +164,43 @@ class EvaluateResults(Record):
     """Judges that judge their own answers, or those of their family, in words."""
 
 
+class Swing(Record):
+    """What one input alone does to the saving of owning, all others at their likely value."""
+
+    symbol: str
+    """Its name in `own_costs`, or what it is."""
+    low: Decimal
+    """The input at its low end."""
+    high: Decimal
+    saving_at_low: Decimal
+    """Dollars a month that owning saves; negative = it costs more."""
+    saving_at_high: Decimal
+
+    @property
+    def flips(self) -> bool:
+        """Whether the answer hangs on this input alone."""
+        return (self.saving_at_low > 0) != (self.saving_at_high > 0)
+
+
+class SpillOver(Record):
+    """Own machines for the base of the load, an API for what they cannot take."""
+
+    n_replicas: int
+    """Own machines, no spares: the API stands in; 0 = the API alone is cheapest."""
+    spilled_share: float
+    """Of the calls."""
+    usd_per_month: Decimal
+    own_usd_per_month: Decimal
+    """Of owning alone, at the same volume."""
+    api_usd_per_month: Decimal
+    """Of the API alone."""
+
+    @property
+    def is_cheapest(self) -> bool:
+        """Whether both together cost less than either alone."""
+        return self.usd_per_month < min(self.own_usd_per_month, self.api_usd_per_month)
+
+
 class CandidateDecision(Record):
     """One row of the decision table."""
 
@@ -169,10 +226,25 @@ class CandidateDecision(Record):
     usd_per_task: Decimal | None
     usd_per_month: Decimal | None
     usd_per_good_task: Decimal | None
+    usd_per_month_low: Decimal | None = None
+    """When every input lies where it makes owning cheap; None when rented."""
+    usd_per_month_high: Decimal | None = None
+    cost_lines: tuple[CostLine, ...] = ()
+    """What owning costs, line by line; empty when rented."""
     n_replicas: int | None
-    """Machines for the busiest minute; None when rented."""
+    """Machines for the busiest minute, spares included; None when rented."""
+    utilisation: float | None = None
+    """Calls over what all machines that are on could answer; None when rented."""
     break_even_tasks_per_month: int | None
     """Volume from which this candidate is cheaper than the incumbent; None = never, or rented."""
+    swings: tuple[Swing, ...] = ()
+    """What each input alone changes of the saving against the incumbent, the largest first; empty
+    when rented, or when the incumbent is not."""
+    payback_months: int | None = None
+    """Until owning has paid for its start; None = never, rented, or the study has no `outlook`."""
+    spill_over: SpillOver | None = None
+    """Own machines for the base of the load and the incumbent for its peaks; None when rented, or
+    when the incumbent is not."""
     excluded_because: str | None
     control_of: str | None = None
     """It was asked for comparison with that candidate, and is never chosen."""
@@ -241,3 +313,97 @@ class Plan(Record):
     """What a command would do, at which price."""
 
     stages: tuple[PlannedStage, ...]
+
+
+class Quantiles(Record):
+    """Of one kind of duration, in seconds. None = too few requests for it, or too many failed."""
+
+    n: int
+    """Durations that were measured."""
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+class LoadStep(Record):
+    """What happened at one offered rate.
+
+    The user's clock starts when a request was due, the server's when it was sent.
+    """
+
+    offered_per_s: float
+    realised_per_s: float | None
+    """Of the arrivals that were drawn; None when all were due at once."""
+    seed: int
+    n: int
+    n_answered: int
+    holds: bool
+    """True when the limits were kept, the queue did not grow and the sender kept its times."""
+    broke: tuple[str, ...]
+    """What did not hold: limits, `errors`, `queue`, `sender`."""
+    ttft: Quantiles
+    """User's clock."""
+    latency: Quantiles
+    """User's clock."""
+    server_ttft: Quantiles
+    server_latency: Quantiles
+    tpot: Quantiles
+    """(latency - TTFT) / (output tokens - 1); an answer of one token has none."""
+    itl: Quantiles
+    """Gaps between pieces of one answer, all of them pooled; a piece may hold several tokens."""
+    goodput_per_s: float | None
+    """Arrivals per second that were answered within all limits; None when all were due at once."""
+    achieved_per_s: float
+    """Answers per second from the first arrival to the last answer."""
+    completed_share: float | None
+    """Rate of completion over rate of arrival: 1 / (1 + slope of latency against time)."""
+    trend_p: float | None
+    """One-sided p-value of a rising latency (Kendall's tau over batches)."""
+    send_error_p99_s: float
+    """How late requests left, 99th percentile of this sample."""
+    client_cpu_share: float
+    """Processor time of the sender over wall time; 1 = one core."""
+    wall_s: float
+
+
+class BenchmarkResult(Record):
+    """How much load one candidate carries on one machine."""
+
+    run_id: str
+    candidate: str
+    title: str
+    kind: Kind
+    simulated: bool
+    toy: bool
+    limits: dict[str, float]
+    """Seconds that 95 of 100 requests must keep."""
+    capacity_per_s: float | None
+    """Highest offered rate that holds, median over the searches; None = not even a low one does."""
+    capacity_low: float | None
+    """Lowest over the searches; 0 when one of them found none."""
+    capacity_high: float | None
+    """Lowest rate that did not hold, highest over the searches; None when none was reached."""
+    limited_by: str
+    """What broke above the capacity: a limit, `errors`, `queue`, `sender`, `max_rate`, `budget`."""
+    at_capacity: LoadStep | None
+    """A step at `capacity_per_s` that held."""
+    steps: tuple[LoadStep, ...]
+    """All that were tried, in order."""
+    n_requests: int
+    n_items: int
+    """Different items of the eval set among them."""
+    send_error_p99_s: float
+    """Over all steps of paced requests."""
+    spent_usd: Decimal | None
+    """List price of the requests; None when nothing is paid per token."""
+    hardware: str | None
+    """The study's name for the machine; None when rented."""
+    machine: str
+    """What the measurement ran on."""
+    serving: dict[str, str]
+
+
+class BenchmarkResults(Record):
+    """The candidates that were measured."""
+
+    results: dict[str, BenchmarkResult]

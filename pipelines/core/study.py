@@ -14,6 +14,8 @@ from pipelines.core.workload import DataSource, Name, Share, Workload
 
 VLLM_MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM 0.32 accepts for `--max-lora-rank`."""
+BATCH_H = 24
+"""Hours within which providers answer a batch."""
 
 
 class PrepareConfig(Record):
@@ -122,6 +124,9 @@ class EvaluateConfig(Record):
     max_attempts: int = Field(default=4, gt=0)
     """Tries per request; only server errors, timeouts and broken connections are tried again.
     A rate limit makes all requests wait and does not count."""
+    hedge_after_s: float | None = Field(default=None, gt=0)
+    """Send a call again when it has not answered after so long, and take the first answer; None =
+    never. It shortens the slowest answers and is billed twice."""
     n_samples: int = Field(default=1, gt=0)
     """Answers asked for per item; the intervals treat those of one item as one cluster."""
     budget_usd: Decimal | None = Field(default=None, gt=0)
@@ -139,6 +144,77 @@ class EvaluateConfig(Record):
     """Items of each candidate that are written to MLflow as traces, to read and to label."""
 
 
+class Arrivals(Record):
+    """When the requests of a load test leave; none of them waits for an earlier one."""
+
+    process: Literal["poisson", "constant", "gamma", "replay"] = "poisson"
+    cv: float | None = Field(default=None, gt=0)
+    """`gamma`: standard deviation of the gaps over their mean; 1 = Poisson, more = burstier."""
+    path: str | None = None
+    """`replay`: CSV with a column `timestamp`; its gaps are kept and scaled to the rate. May begin
+    with `$NAME/`, the folder which that environment variable names."""
+
+    @model_validator(mode="after")
+    def _own_setting_only(self) -> Self:
+        for process, key in (("gamma", "cv"), ("replay", "path")):
+            if (self.process == process) != (getattr(self, key) is not None):
+                raise ValueError(f"process `{process}` needs `{key}`, and only it takes one")
+        return self
+
+
+class LatencyLimits(Record):
+    """What 95 of 100 requests must keep, from the moment they were due; None = no limit."""
+
+    ttft_p95_s: float | None = Field(default=None, gt=0)
+    """To the first token."""
+    tpot_p95_s: float | None = Field(default=None, gt=0)
+    """Per output token after the first."""
+    latency_p95_s: float | None = Field(default=None, gt=0)
+    """To the end of the answer."""
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if not self.given():
+            raise ValueError("give at least one of ttft_p95_s, tpot_p95_s, latency_p95_s")
+        return self
+
+    def given(self) -> dict[str, float]:
+        """The limits that are set, in seconds."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
+class BenchmarkConfig(Record):
+    """How the capacity of the candidates is measured.
+
+    The defaults are for trying things out; a figure to buy machines by needs `step_s: 60` or more.
+    """
+
+    candidates: tuple[Name, ...] | None = None
+    """None = all that are not rented."""
+    rent: bool = False
+    """Send load to rented candidates, too. It costs money and meets their rate limits."""
+    budget_usd: Decimal | None = Field(default=None, gt=0)
+    """Most that the rented candidates' load may cost; needed for `rent`."""
+    arrivals: Arrivals = Arrivals()
+    limits: LatencyLimits | None = None
+    """None = the workload's `max_latency_p95_s`."""
+    step_s: float = Field(default=1.5, gt=0)
+    """Seconds of each offered rate, at least."""
+    min_requests: int = Field(default=60, ge=59)
+    """Requests at each offered rate, at least; fewer than 59 say nothing about a p95."""
+    repeats: int = Field(default=3, gt=1)
+    """Searches with other arrivals; their spread is the capacity's interval."""
+    max_rate: float = Field(default=200, gt=0)
+    """Highest rate that is offered, requests per second."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _rent_is_capped(self) -> Self:
+        if self.rent and self.budget_usd is None:
+            raise ValueError("rent: true sends paid requests and needs budget_usd")
+        return self
+
+
 class Study(Record):
     """Everything one workload's verdict is made from."""
 
@@ -147,6 +223,7 @@ class Study(Record):
     finetune: FinetuneConfig
     serve: ServeConfig = ServeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     incumbent: Name
     """The candidate that production uses today."""
     candidates: dict[Name, Candidate]
@@ -169,6 +246,27 @@ class Study(Record):
                 raise ValueError(
                     f"evaluate.prompt_debt: {name!r} must be a candidate with a prompt of its own, "
                     "other than the incumbent"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cheap_tiers_may_wait(self) -> Self:
+        wait_h = self.workload.can_wait_h
+        models = {f"candidates.{name}": each for name, each in self.candidates.items()}
+        models |= {f"judges.{name}": each for name, each in self.judges.items()}
+        for name, model in models.items():
+            tier = model.terms.service_tier if isinstance(model, Rent) else "standard"
+            if tier == "batch" and name.startswith("judges."):
+                raise ValueError(f"{name}: judges are asked one by one, never as a batch")
+            if tier == "batch" and (wait_h is None or wait_h < BATCH_H):
+                raise ValueError(
+                    f"{name}: a batch may take {BATCH_H} hours, but workload.can_wait_h is "
+                    f"{wait_h}; raise it if answers may take so long, or take another service_tier"
+                )
+            if tier == "flex" and wait_h is None:
+                raise ValueError(
+                    f"{name}: flex answers when there is room, but workload.can_wait_h is not "
+                    "given; say how many hours an answer may take, or take another service_tier"
                 )
         return self
 

@@ -8,9 +8,9 @@ from datetime import date
 from decimal import Decimal
 from typing import Literal
 
+from pipelines.core.prices import ServiceTier
 from pipelines.core.records import Record
 
-ServiceTier = Literal["standard", "batch", "flex", "priority"]
 GroupedBy = Literal["tag", "project", "key", "prompt", "model"]
 """What a workload's name was taken from, the most telling first."""
 
@@ -101,3 +101,5 @@ class UsageLog:
     """The first ones of these."""
     examples: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Workload -> places (`file:line`) of a few calls whose prompts the log holds."""
+    skipped: tuple[str, ...] = ()
+    """Empty files, and files in folders that are of no known format."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Record
+from pipelines.core.traffic import NamedProfile, Timestamps, times_s
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 """Lower case, digits, dash, underscore: MLflow model names allow no `/ : . %` nor quotes."""
@@ -70,24 +71,24 @@ class Requirements(Record):
 
 
 class Traffic(Record):
-    """How much of the workload there is."""
+    """How much of the workload there is, and when it comes."""
 
     tasks_per_month: int = Field(gt=0)
-    peak_to_mean: float = Field(default=4.0, ge=1)
-    """Busiest minute over the mean rate; own machines are bought for the peak."""
+    peak_to_mean: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    """Busiest minute over the mean rate of its hour; own machines are bought for the peak. None =
+    4, or what `timestamps` tell."""
+    profile: NamedProfile | None = None
+    """Hours of the week, or their name in configs/traffic/; None = every hour is alike."""
+    timestamps: Timestamps | None = None
+    """Times of real requests, taken to be typical of every month."""
 
-
-class OwnCosts(Record):
-    """What owning costs beside the machines. Never zero by default: say it and say why."""
-
-    operations_usd_per_month: Decimal = Field(ge=0)
-    """People, on-call, monitoring."""
-    tuning_usd_per_month: Decimal = Field(default=Decimal(0), ge=0)
-    """Labels, training runs and evaluations, spread over the life of the tuned model."""
-    max_utilisation: float = Field(default=0.6, gt=0, le=1)
-    """Share of the measured throughput that the busiest minute may use."""
-    source: str
-    """Where these figures come from."""
+    @model_validator(mode="after")
+    def _told_once(self) -> Self:
+        if self.timestamps is not None:
+            if self.profile is not None or self.peak_to_mean is not None:
+                raise ValueError("timestamps tell the profile and peak_to_mean: leave these out")
+            times_s(self.timestamps)
+        return self
 
 
 RetrievalMethod = Literal["bm25", "embeddings", "hybrid"]
@@ -136,6 +137,9 @@ class Workload(Record):
     max_output_tokens: int = Field(gt=0)
     requirements: Requirements
     traffic: Traffic
+    can_wait_h: float | None = Field(default=None, gt=0)
+    """Hours that an answer may take, so that cheaper tiers are allowed: flex with any figure, batch
+    from 24; None = answers are needed at once."""
     own_costs: OwnCosts
 
     @model_validator(mode="after")

@@ -2,63 +2,53 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
+from collections.abc import Iterable
 from datetime import date
-from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from pipelines.core.config import CONFIGS, read_yaml
 from pipelines.core.errors import ConfigError
-from pipelines.core.paths import shown
 from pipelines.core.prices import PriceBook, TokenPrice
+from pipelines.economics import catalog, own_prices
+
+MAX_AGE_DAYS = 90
 
 
-def load_prices(names: set[str]) -> PriceBook:
-    """The prices of `names` (`provider/model`); a later file in configs/prices/ wins.
+def load_prices(names: Iterable[str], as_of: date | None = None) -> PriceBook:
+    """The prices of `names`; one of ours that is charged on the day wins over the catalog.
+
+    The catalog has no history: it answers for any day. `stale` says when that is doubtful.
+
+    Args:
+        names: `provider/model`.
+        as_of: the day; None = today.
 
     Raises:
-        ConfigError: a file is malformed.
+        ConfigError: a name has no price, or a file in configs/prices/ is wrong.
     """
-    own: dict[str, TokenPrice] = {}
-    for path in sorted((CONFIGS / "prices").glob("*.yaml")):
-        try:
-            own |= PriceBook.model_validate(read_yaml(path)).tokens
-        except ValidationError as error:
-            listed = "\n  ".join(
-                f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()
-            )
+    day = as_of or date.today()
+    own = own_prices.read(own_prices.FOLDER)
+    tokens: dict[str, TokenPrice] = {}
+    for name in sorted(names):
+        dated = (price for price in own.get(name, ()) if price.is_charged_on(day))
+        price = next(dated, None) or catalog.price_of(name)
+        if price is None:
+            near = ", ".join(catalog.nearest(name)) or "none"
             raise ConfigError(
-                f"{shown(path)}: {error.error_count()} problem(s)\n  {listed}"
-            ) from None
-    catalog = {name: price for name in names - own.keys() if (price := _from_catalog(name))}
-    return PriceBook(tokens=own | catalog)
+                f"no token price for {name!r} on {day}. Add it to a file in configs/prices/ with "
+                f"source and checked_on; names with a price that look like it: {near}."
+            )
+        tokens[name] = price
+    return PriceBook(tokens=tokens)
 
 
-def _from_catalog(name: str) -> TokenPrice | None:
-    """Standard-tier price from MLflow's catalog; None when it lists none.
+def stale(price: TokenPrice, as_of: date) -> str | None:
+    """Why the price may not be that of the day, as a sentence; None when it was looked up near it.
 
-    MLflow itself is not imported (2.3 s), only its data file is read.
+    A price is known from the day it was looked up, or from its `valid_from`, to its
+    `valid_until`; more than `MAX_AGE_DAYS` before or after, it may have been another.
     """
-    provider, _, model = name.partition("/")
-    spec = importlib.util.find_spec("mlflow")
-    if spec is None or spec.origin is None or not provider.isidentifier():
+    first = min(price.checked_on, price.valid_from or price.checked_on)
+    last = max(price.checked_on, price.valid_until or price.checked_on)
+    n_days = max((first - as_of).days, (as_of - last).days)
+    if n_days <= MAX_AGE_DAYS:
         return None
-    path = Path(spec.origin).parent / "utils" / "model_catalog" / f"{provider}.json"
-    if not path.exists():
-        return None
-    entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["models"].get(model, {})
-    pricing = entry.get("pricing", {})
-    if "input_per_million_tokens" not in pricing or "output_per_million_tokens" not in pricing:
-        return None
-    cached = pricing.get("cache_read_per_million_tokens")
-    return TokenPrice(
-        usd_per_million_input_tokens=Decimal(str(pricing["input_per_million_tokens"])),
-        usd_per_million_cached_input_tokens=None if cached is None else Decimal(str(cached)),
-        usd_per_million_output_tokens=Decimal(str(pricing["output_per_million_tokens"])),
-        source=f"MLflow model catalog, {provider}.json",
-        checked_on=date.fromisoformat(entry["last_updated_at"]),
-    )
+    return f"price checked on {price.checked_on}, {n_days} days from {as_of}, for which it is used"

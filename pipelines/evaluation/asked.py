@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from pipelines import providers
 from pipelines.core.candidate import Baseline, Candidate, Own, Rent
-from pipelines.core.prices import TokenPrice
+from pipelines.core.errors import ConfigError
+from pipelines.core.prices import STANDARD, Terms, TokenPrice
 from pipelines.core.prompt import with_passages
 from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import FinetuneResult, PrepareResult
@@ -38,6 +40,8 @@ def what_is_asked(
         "max_output_tokens": workload.max_output_tokens,
         "concurrency": study.evaluate.concurrency,
     }
+    if study.evaluate.hedge_after_s and candidate.kind == "rent":
+        asked["hedge_after_s"] = study.evaluate.hedge_after_s
     match candidate:
         case Rent(standin=behaviour) if candidate.simulated and behaviour is not None:
             asked["standin"] = behaviour.model_dump(mode="json")
@@ -71,7 +75,8 @@ def _model(
     study: Study, model: Rent | Own, tuned: FinetuneResult | None, base: str
 ) -> dict[str, Any]:
     if isinstance(model, Rent):
-        return model.model_dump(mode="json", include={"provider", "model", "base_url", "request"})
+        identity = model.model_dump(mode="json", include={"provider", "model", "base_url"})
+        return identity | {"request": fields_of(model)}
     return {
         "base": base,
         "chat_template_options": study.finetune.chat_template_options,
@@ -102,7 +107,7 @@ def request_maker(
     if isinstance(candidate, Own):
         model = own_model
     elif isinstance(candidate, Rent):
-        model, extra = candidate.model, dict(candidate.request)
+        model, extra = candidate.model, fields_of(candidate)
     temperature = extra.pop("temperature", 0.0)
     system = (Message(role="system", content=instructions),) if instructions else ()
 
@@ -119,6 +124,35 @@ def request_maker(
         )
 
     return request_of
+
+
+def fields_of(model: Rent) -> dict[str, str | int | float | bool | None]:
+    """More fields of the request body: those of the study, and the service tier where one is due.
+
+    Raises:
+        ConfigError: the provider's requests name no tier, or they name another than the terms.
+    """
+    if model.recorded or model.simulated:  # nothing is sent to the provider
+        return dict(model.request)
+    tier = model.terms.as_sent.service_tier
+    name = providers.tier_field(model.provider)
+    if name is None and tier != "standard":
+        raise ConfigError(
+            f"{model.title}: requests to {model.provider} name no service tier; leave "
+            f"terms.service_tier: {tier} out"
+        )
+    asked = model.request.get(name) if name else None
+    if asked in ("flex", "priority") and asked != tier:
+        raise ConfigError(
+            f"{model.title}: request.{name} asks for {asked}, which terms.service_tier: "
+            f"{model.terms.service_tier} does not pay; say it in the terms alone"
+        )
+    return dict(model.request) if tier == "standard" or not name else {**model.request, name: tier}
+
+
+def terms_of(model: Candidate) -> Terms:
+    """Terms of what is paid per token; the standard ones for what is not."""
+    return model.terms if isinstance(model, Rent) else STANDARD
 
 
 def repeated(examples: Sequence[Example], n_samples: int) -> list[Example]:
@@ -151,6 +185,10 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
                 if candidate.simulated
                 else candidate.provider,
                 "price": candidate.price,
+                **{
+                    name: str(value)
+                    for name, value in candidate.terms.model_dump(exclude_defaults=True).items()
+                },
             }
         case Own():
             return {
@@ -169,7 +207,7 @@ def params(study: Study, candidate: Candidate) -> dict[str, str]:
             }
 
 
-def estimated_usd(price: TokenPrice, request: ChatRequest) -> Decimal:
+def estimated_usd(price: TokenPrice, request: ChatRequest, terms: Terms = STANDARD) -> Decimal:
     """Dollars of one call before it is made: four characters a token, and the longest answer."""
     n_characters = sum(len(m.content) for m in request.messages)
     usage = Usage(
@@ -177,4 +215,4 @@ def estimated_usd(price: TokenPrice, request: ChatRequest) -> Decimal:
         + TOKENS_PER_MESSAGE * len(request.messages),
         output_tokens=request.max_output_tokens,
     )
-    return usd_of_call(price, usage)
+    return usd_of_call(price, usage, terms)

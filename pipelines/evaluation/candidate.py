@@ -95,6 +95,7 @@ async def _respond(job: Job, journal: Journal) -> Answers:
     if all(digest in journal for digest in digests):
         return answers
     paid = None if candidate.simulated else job.price
+    terms = asked.terms_of(candidate).as_sent
     train = reader_of(job.work.prepared.run_id, TRAIN_FILE, TrainingRow)
     async with (
         candidate_server.serve(candidate, examples, train, job.work.vllm) as url,
@@ -108,8 +109,8 @@ async def _respond(job: Job, journal: Journal) -> Answers:
                 simulated=candidate.simulated,
                 advance=advance,
                 budget=job.work.budget if paid else Budget(None),
-                reserve_usd=lambda r: asked.estimated_usd(paid, r) if paid else Decimal(0),
-                usd_of=lambda r: usd_of_response(paid, r) if paid else Decimal(0),
+                reserve_usd=lambda r: asked.estimated_usd(paid, r, terms) if paid else Decimal(0),
+                usd_of=lambda r: usd_of_response(paid, r, terms) if paid else Decimal(0),
             )  # fmt: skip
     return answers
 
@@ -180,7 +181,8 @@ def _sample(
     for example, response in zip(_traced(job), answers, strict=False):
         usd = None
         if job.price is not None and response.usage is not None:
-            usd = float(usd_of_response(job.price, response))
+            terms = asked.terms_of(job.candidate).as_sent
+            usd = float(usd_of_response(job.price, response, terms))
         yield traces.TracedItem(
             messages=_request_maker(job)(example).messages,
             target=example.target,

@@ -10,6 +10,7 @@ import aiohttp
 from pipelines import providers
 from pipelines.core.candidate import Baseline, Own, Rent
 from pipelines.core.study import EvaluateConfig
+from pipelines.providers.hedge import hedged
 
 
 @asynccontextmanager
@@ -37,4 +38,4 @@ async def connected(
         aiohttp.ClientSession(connector=connector) as client,
         connect(where, client) as ask,
     ):
-        yield ask
+        yield hedged(ask, config.hedge_after_s) if public and config.hedge_after_s else ask

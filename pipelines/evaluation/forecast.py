@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
 from pipelines import judging
 from pipelines.core.candidate import Own, Rent
 from pipelines.core.errors import ProviderError, ScoringError
-from pipelines.core.prices import PriceBook, TokenPrice
+from pipelines.core.prices import STANDARD, PriceBook, Terms, TokenPrice
 from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import (
     EVAL_FILE,
@@ -24,6 +25,7 @@ from pipelines.core.study import Study
 from pipelines.core.workload import MetricSpec
 from pipelines.data import passages, sources
 from pipelines.data.labels import Label
+from pipelines.economics.price_book import stale
 from pipelines.economics.token_cost import usd_of_call
 from pipelines.evaluation import asked
 from pipelines.evaluation.job import rows_of, stage_of
@@ -67,7 +69,10 @@ NOTHING = Usd(Decimal(0), Decimal(0), Decimal(0), 0)
 
 
 def usd_of_answers(
-    price: TokenPrice, conversations: Iterable[tuple[Sequence[Message], str]], longest: int
+    price: TokenPrice,
+    conversations: Iterable[tuple[Sequence[Message], str]],
+    longest: int,
+    terms: Terms = STANDARD,
 ) -> Usd:
     """Dollars of asking for answers of about the references' length.
 
@@ -78,12 +83,13 @@ def usd_of_answers(
         price: per token.
         conversations: what is sent, with the reference answer.
         longest: output tokens allowed.
+        terms: under which the calls go out.
     """
     total = NOTHING
     for messages, reference in conversations:
         about = [len(reference) / float(each) for each in CHARACTERS_PER_TOKEN]
         output = (min(longest, about[0] / 2), min(longest, about[1]), longest)
-        total += _usd(price, messages, output)
+        total += _usd(price, messages, output, terms)
     return total
 
 
@@ -113,10 +119,12 @@ def plan(study: Study, prices: PriceBook, upstream: Plan, labels: Sequence[Label
         elif isinstance(candidate, Rent):
             system = asked.instructions(study, candidate, tuned)
             request_of = asked.request_maker(study, name, system, name)
+            note += _remarks(candidate, prices)
             usd = usd_of_answers(
                 prices.token_price(candidate.price),
                 ((request_of(e).messages, e.target) for e in examples) if n_calls else (),
                 study.workload.max_output_tokens,
+                candidate.terms.as_sent,
             ).times([study.evaluate.n_samples] * 3)
         lines.append(_line(study, f"evaluate {name}", state, done, n_calls, usd, note))
         if not done:
@@ -140,9 +148,10 @@ def _judge_lines(
             note += "; SIMULATED, costs nothing"
         elif isinstance(model, Rent):
             price, longest = prices.token_price(model.price), study.evaluate.judge_max_output_tokens
+            note += _remarks(model, prices)
             usd = NOTHING
             for messages, times in zip(shown, orders, strict=True):
-                each = _usd(price, messages, (*VERDICT_TOKENS, longest))
+                each = _usd(price, messages, (*VERDICT_TOKENS, longest), model.terms.as_sent)
                 usd += each.times([times * calls for calls in JUDGE_CALLS])
             usd = usd.times([study.evaluate.n_samples] * 3)
         n_calls = sum(orders) * study.evaluate.n_samples
@@ -175,7 +184,19 @@ def _line(
     )
 
 
-def _usd(price: TokenPrice, messages: Sequence[Message], output: Sequence[float]) -> Usd:
+def _remarks(model: Rent, prices: PriceBook) -> str:
+    """How the tokens were estimated, what the calls are billed as, and whether the price is old."""
+    high, likely, low = (f"{each:g}" for each in CHARACTERS_PER_TOKEN)
+    said = f"; estimate: {likely} characters a token ({low} to {high})"
+    if model.terms.as_sent != model.terms:
+        said += "; calls go out now and cost the standard tier, tasks are priced as a batch"
+    doubt = stale(prices.token_price(model.price), date.today())
+    return f"{said}; {doubt}" if doubt else said
+
+
+def _usd(
+    price: TokenPrice, messages: Sequence[Message], output: Sequence[float], terms: Terms
+) -> Usd:
     n_characters = sum(len(message.content) for message in messages)
     marks = asked.TOKENS_PER_MESSAGE * len(messages)
     low, likely, high = (
@@ -183,9 +204,9 @@ def _usd(price: TokenPrice, messages: Sequence[Message], output: Sequence[float]
         for each, tokens in zip(CHARACTERS_PER_TOKEN, output, strict=True)
     )
     return Usd(
-        usd_of_call(price, low),
-        usd_of_call(price, likely),
-        usd_of_call(price, high),
+        usd_of_call(price, low, terms),
+        usd_of_call(price, likely, terms),
+        usd_of_call(price, high, terms),
         likely.input_tokens + likely.output_tokens,
     )
 

@@ -103,6 +103,7 @@ def stage_of(
     }
     if isinstance(candidate, Rent):
         inputs["price"] = prices.token_price(candidate.price).model_dump(mode="json")
+        inputs["terms"] = candidate.terms.model_dump(mode="json")
     else:
         inputs["hardware"] = candidate.hardware.model_dump(mode="json")
         inputs["own_costs"] = workload.own_costs.model_dump(mode="json")

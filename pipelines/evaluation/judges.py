@@ -19,7 +19,7 @@ from pipelines.core.study import EvaluateConfig, Grading
 from pipelines.core.workload import MetricSpec
 from pipelines.data import labels
 from pipelines.economics.token_cost import usd_of_response
-from pipelines.evaluation.asked import estimated_usd
+from pipelines.evaluation.asked import estimated_usd, fields_of, terms_of
 from pipelines.evaluation.budget import Budget
 from pipelines.evaluation.connect import connected
 from pipelines.evaluation.job import Job, Work, judge_journal_path, used
@@ -76,7 +76,8 @@ class Judge:
         self._model, self._ask, self._journal = model, ask, journal
         self._budget, self._price = budget if price else Budget(None), price
         self._max_output_tokens = config.judge_max_output_tokens
-        self._extra = dict(spec.request) if isinstance(spec, Rent) else {}
+        self._terms = terms_of(spec).as_sent
+        self._extra = fields_of(spec) if isinstance(spec, Rent) else {}
         self._temperature = self._extra.pop("temperature", 0.0)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._in_flight: dict[str, asyncio.Lock] = {}
@@ -105,21 +106,24 @@ class Judge:
             if digest in self._journal and (known := self._journal.get(digest)) is not None:
                 return known
             async with self._slots:
-                reserved = estimated_usd(self._price, request) if self._price else Decimal(0)
+                reserved = spent = Decimal(0)
+                if self._price:
+                    reserved = estimated_usd(self._price, request, self._terms)
                 if not self._budget.reserve(reserved):
                     raise ProviderError("not asked: the budget was reached", "not_asked")
                 response = await ask_once(self._ask, example_id, request, self.simulated)
                 self._journal.add(response)
-                spent = usd_of_response(self._price, response) if self._price else Decimal(0)
+                if self._price:
+                    spent = usd_of_response(self._price, response, self._terms)
                 self._budget.settle(reserved, spent)
                 return response
 
     def spent_usd(self) -> Decimal | None:
-        """List price of all that this judge ever said; None when it is not paid by the token."""
+        """Price of all that this judge ever said; None when it is not paid by the token."""
         if self._price is None:
             return None
-        price = self._price
-        return sum((usd_of_response(price, r) for r in self._journal.rows()), Decimal(0))
+        price, terms = self._price, self._terms
+        return sum((usd_of_response(price, r, terms) for r in self._journal.rows()), Decimal(0))
 
 
 async def judge_all(

@@ -107,13 +107,15 @@ def summarise(
         tally.add(response)
     tasks_per_s = throughput(tally.starts, tally.latencies)
     tuned = isinstance(candidate, Own) and candidate.tuned
-    spent_usd = None
+    spent_usd, title = None, candidate.title
     if isinstance(candidate, Rent):
         per_call = None
         if price is not None:
-            per_call = mean_usd(price, answers.received())
+            terms = candidate.terms
+            title += f" ({terms.words})" if terms.words else ""
+            per_call = mean_usd(price, answers.received(), terms)
             if not tally.simulated:
-                paid = (usd_of_response(price, r) for r in answers.received())
+                paid = (usd_of_response(price, r, terms.as_sent) for r in answers.received())
                 spent_usd = sum(paid, Decimal(0))
         cost = candidate_cost.rented(per_call, workload.traffic)
     else:
@@ -123,7 +125,7 @@ def summarise(
     return EvaluateResult(
         run_id=run_id,
         candidate=name,
-        title=candidate.title,
+        title=title,
         kind=candidate.kind,
         tuned=tuned,
         model_id=model_id,

@@ -16,7 +16,7 @@ from pipelines.core.records import Message, Outcome, Record, Usage
 if TYPE_CHECKING:
     import aiohttp
 
-FOLDER = Folder(__name__, "provider", parts=("http", "throttle"))
+FOLDER = Folder(__name__, "provider", parts=("hedge", "http", "throttle"))
 names = FOLDER.names
 
 
@@ -72,6 +72,14 @@ class Ask(Protocol):
 
 
 Connect = Callable[[Endpoint, "aiohttp.ClientSession"], AbstractAsyncContextManager[Ask]]
+
+
+def tier_field(name: str) -> str | None:
+    """Field of the request that asks `pipelines.providers.<name>` for a service tier.
+
+    None where the API has none; a dot leads into an object.
+    """
+    return getattr(FOLDER.load(name), "SERVICE_TIER", None)
 
 
 def load(name: str) -> Connect:

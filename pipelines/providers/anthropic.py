@@ -10,7 +10,7 @@ import aiohttp
 
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, api_key, error_event
+from pipelines.providers.http import Caller, StreamReader, api_key, error_event, usage_of
 
 PUBLIC_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -60,19 +60,33 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
             pass
 
 
-def _usage(raw: dict[str, Any], before: Usage | None) -> Usage:
-    """Anthropic counts cached tokens beside `input_tokens`; ours include them."""
-    cached = raw.get("cache_read_input_tokens") or 0
-    if raw.get("input_tokens") is not None:
-        written = raw.get("cache_creation_input_tokens") or 0
-        n_input = raw["input_tokens"] + cached + written
-    else:
-        n_input = before.input_tokens if before else 0
-        cached = before.cached_input_tokens if before else 0
+def _usage(raw: dict[str, Any], before: Usage | None) -> Usage | None:
+    """Anthropic counts cached and written tokens beside `input_tokens`; ours include them.
+
+    The last event repeats the counts of the first one or leaves them out, and it never says which
+    of the written tokens stay for an hour.
+    """
+    if before is None and raw.get("input_tokens") is None:
+        return None
+    cached = written = written_1h = fresh = 0
+    if before is not None:
+        cached, written_1h = before.cached_input_tokens, before.cache_write_1h_tokens
+        written = before.cache_write_5m_tokens + written_1h
+        fresh = before.input_tokens - cached - written
+    cached = _stated(raw, "cache_read_input_tokens", cached)
+    written = _stated(raw, "cache_creation_input_tokens", written)
+    details = raw.get("cache_creation") or {}
+    written_1h = _stated(details, "ephemeral_1h_input_tokens", written_1h)
     details = raw.get("output_tokens_details") or {}
-    return Usage(
-        input_tokens=n_input,
+    return usage_of(
+        input_tokens=_stated(raw, "input_tokens", fresh) + cached + written,
         cached_input_tokens=cached,
+        cache_write_5m_tokens=written - written_1h,
+        cache_write_1h_tokens=written_1h,
         output_tokens=raw.get("output_tokens") or 0,
         reasoning_tokens=details.get("thinking_tokens") or 0,
     )
+
+
+def _stated(raw: dict[str, Any], name: str, otherwise: int) -> int:
+    return otherwise if raw.get(name) is None else raw[name]

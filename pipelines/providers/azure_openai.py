@@ -14,6 +14,8 @@ from pipelines.providers import Ask, Endpoint
 from pipelines.providers.http import Caller, api_key, own_address
 from pipelines.providers.openai_compatible import chat
 
+SERVICE_TIER = "service_tier"
+
 
 @asynccontextmanager
 async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:

@@ -18,13 +18,21 @@ import aiohttp
 
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, error_event, own_address, with_fields
+from pipelines.providers.http import (
+    Caller,
+    StreamReader,
+    error_event,
+    own_address,
+    usage_of,
+    with_fields,
+)
 from pipelines.providers.openai_compatible import bearer
 
 N_PRELUDE = 12
 """Bytes before a message's headers: its length, its headers' length, a checksum of the two."""
 N_CHECKSUM = 4
 MAX_MESSAGE_BYTES = 1 << 24
+SERVICE_TIER = "serviceTier.type"
 STRING = 7
 """The type of a header whose value is text."""
 
@@ -74,11 +82,15 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
         reader.usage = _usage(about["usage"])
 
 
-def _usage(raw: dict[str, Any]) -> Usage:
+def _usage(raw: dict[str, Any]) -> Usage | None:
     """`inputTokens` leaves out what the prompt cache read and wrote; the total has all."""
-    return Usage(
+    written = raw.get("cacheWriteInputTokens") or 0
+    by_life = {each["ttl"]: each["inputTokens"] for each in raw.get("cacheDetails") or []}
+    return usage_of(
         input_tokens=raw["totalTokens"] - raw["outputTokens"],
         cached_input_tokens=raw.get("cacheReadInputTokens") or 0,
+        cache_write_5m_tokens=written - by_life.get("1h", 0),
+        cache_write_1h_tokens=by_life.get("1h", 0),
         output_tokens=raw["outputTokens"],
     )
 

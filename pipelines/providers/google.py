@@ -15,9 +15,17 @@ import aiohttp
 from pipelines.core.errors import ProviderError
 from pipelines.core.records import Message, Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, api_key, error_event, with_fields
+from pipelines.providers.http import (
+    Caller,
+    StreamReader,
+    api_key,
+    error_event,
+    usage_of,
+    with_fields,
+)
 
 PUBLIC_URL = "https://generativelanguage.googleapis.com/v1beta"
+SERVICE_TIER = "serviceTier"
 ROLES = {"user": "user", "assistant": "model"}
 
 
@@ -74,10 +82,10 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
             reader.finished = True
 
 
-def _usage(raw: dict[str, Any]) -> Usage:
+def _usage(raw: dict[str, Any]) -> Usage | None:
     """Google counts thoughts beside the answer, and what tools read beside the prompt."""
     thought = raw.get("thoughtsTokenCount") or 0
-    return Usage(
+    return usage_of(
         input_tokens=raw["promptTokenCount"] + (raw.get("toolUsePromptTokenCount") or 0),
         cached_input_tokens=raw.get("cachedContentTokenCount") or 0,
         output_tokens=(raw.get("candidatesTokenCount") or 0) + thought,

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+from pydantic import ValidationError
 
 from pipelines.core.errors import ConfigError, ProviderError
 from pipelines.core.records import Outcome, Usage
@@ -81,6 +82,14 @@ class StreamReader:
         if text and self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         self.parts.append(text)
+
+
+def usage_of(**tokens: int) -> Usage | None:
+    """What was billed; None when the provider's figures contradict one another."""
+    try:
+        return Usage(**tokens)
+    except ValidationError:
+        return None
 
 
 Handle = Callable[[StreamReader, dict[str, Any]], None]

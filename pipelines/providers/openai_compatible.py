@@ -10,9 +10,17 @@ import aiohttp
 
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, api_key, error_event, with_fields
+from pipelines.providers.http import (
+    Caller,
+    StreamReader,
+    api_key,
+    error_event,
+    usage_of,
+    with_fields,
+)
 
 PUBLIC_URL = "https://api.openai.com/v1"
+SERVICE_TIER = "service_tier"
 
 
 @asynccontextmanager
@@ -72,11 +80,18 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
             reader.finish_reason = choice["finish_reason"]
             reader.finished = True
     if usage := event.get("usage"):
-        details = usage.get("prompt_tokens_details") or {}
-        thought = usage.get("completion_tokens_details") or {}
-        reader.usage = Usage(
-            input_tokens=usage["prompt_tokens"],
-            cached_input_tokens=details.get("cached_tokens") or 0,
-            output_tokens=usage["completion_tokens"],
-            reasoning_tokens=thought.get("reasoning_tokens") or 0,
-        )
+        reader.usage = _usage(usage)
+
+
+def _usage(raw: dict[str, Any]) -> Usage | None:
+    """Some servers leave the thoughts out of `completion_tokens`; the total has all."""
+    details = raw.get("prompt_tokens_details") or {}
+    thought = raw.get("completion_tokens_details") or {}
+    n_input = raw["prompt_tokens"]
+    return usage_of(
+        input_tokens=n_input,
+        cached_input_tokens=details.get("cached_tokens") or 0,
+        cache_write_5m_tokens=details.get("cache_write_tokens") or 0,
+        output_tokens=max(raw["completion_tokens"], (raw.get("total_tokens") or 0) - n_input),
+        reasoning_tokens=thought.get("reasoning_tokens") or 0,
+    )

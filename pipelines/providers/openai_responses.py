@@ -10,8 +10,10 @@ import aiohttp
 
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, error_event, with_fields
+from pipelines.providers.http import Caller, StreamReader, error_event, usage_of, with_fields
 from pipelines.providers.openai_compatible import PUBLIC_URL, bearer
+
+SERVICE_TIER = "service_tier"
 
 
 @asynccontextmanager
@@ -61,9 +63,11 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
 def _usage(raw: dict[str, Any] | None) -> Usage | None:
     if raw is None:
         return None
-    return Usage(
+    details = raw.get("input_tokens_details") or {}
+    return usage_of(
         input_tokens=raw["input_tokens"],
-        cached_input_tokens=(raw.get("input_tokens_details") or {}).get("cached_tokens") or 0,
+        cached_input_tokens=details.get("cached_tokens") or 0,
+        cache_write_5m_tokens=details.get("cache_write_tokens") or 0,
         output_tokens=raw["output_tokens"],
         reasoning_tokens=(raw.get("output_tokens_details") or {}).get("reasoning_tokens") or 0,
     )

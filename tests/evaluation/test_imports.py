@@ -323,6 +323,18 @@ def test_tokens_that_were_not_all_counted_are_unknown(counts: tuple[int, int, in
     assert imports.usage_of(*counts) is None
 
 
+def test_what_was_written_to_a_cache_is_kept() -> None:
+    usage = imports.usage_of(100, 7, cached=20, reasoning=None, written=50, written_1h=30)
+    assert usage == Usage(
+        input_tokens=100,
+        cached_input_tokens=20,
+        cache_write_5m_tokens=20,
+        cache_write_1h_tokens=30,
+        output_tokens=7,
+    )
+    assert imports.usage_of(100, 7, cached=60, reasoning=None, written=50) is None  # 110 of 100
+
+
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,8 +81,29 @@ def test_text_and_usage_with_what_the_cache_read_and_wrote() -> None:
     assert (answer.outcome, answer.finish_reason) == ("answered", "end_turn")
     # 7 fresh + 3 read from the cache + 20 written to it = 30 input tokens.
     assert answer.usage == Usage(
-        input_tokens=30, cached_input_tokens=3, output_tokens=4, reasoning_tokens=2
+        input_tokens=30,
+        cached_input_tokens=3,
+        cache_write_5m_tokens=20,
+        output_tokens=4,
+        reasoning_tokens=2,
     )
+
+
+@pytest.mark.parametrize("last", [{}, {"input_tokens": 7, "cache_creation_input_tokens": 20}])
+def test_what_stays_in_the_cache_for_an_hour_is_told_apart(last: dict[str, Any]) -> None:
+    begun = start(
+        input_tokens=7,
+        cache_creation_input_tokens=20,
+        cache_creation={"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 15},
+    )
+    # 7 fresh + 20 written = 27; 20 - 15 = 5 for minutes.
+    assert claude(begun, *end(output_tokens=4, **last)).usage == Usage(
+        input_tokens=27, cache_write_5m_tokens=5, cache_write_1h_tokens=15, output_tokens=4
+    )
+
+
+def test_without_the_input_tokens_the_usage_is_unknown() -> None:
+    assert claude(start(), delta("Hi"), *end(output_tokens=4)).usage is None
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,23 @@ def test_text_and_usage_however_the_bytes_arrive(size: int) -> None:
     assert answer.text == "Goodbye"
     assert (answer.model, answer.outcome, answer.finish_reason) == ("m", "answered", "end_turn")
     # 9 fresh + 100 read from the cache + 3 written to it = 112 input tokens; 112 + 5 = 117.
-    assert answer.usage == Usage(input_tokens=112, cached_input_tokens=100, output_tokens=5)
+    assert answer.usage == Usage(
+        input_tokens=112, cached_input_tokens=100, cache_write_5m_tokens=3, output_tokens=5
+    )
+
+
+def test_what_stays_in_the_cache_for_an_hour_is_told_apart() -> None:
+    usage = {
+        "inputTokens": 9,
+        "outputTokens": 5,
+        "totalTokens": 44,
+        "cacheWriteInputTokens": 30,
+        "cacheDetails": [{"ttl": "1h", "inputTokens": 20}, {"ttl": "5m", "inputTokens": 10}],
+    }
+    # 9 fresh + 30 written = 39 = 44 - 5; 30 - 20 = 10 for minutes.
+    assert bedrock(text("Hi"), stop(), event("metadata", {"usage": usage})).usage == Usage(
+        input_tokens=39, cache_write_5m_tokens=10, cache_write_1h_tokens=20, output_tokens=5
+    )
 
 
 def test_a_message_that_was_encoded_by_hand_is_read() -> None:

@@ -42,6 +42,39 @@ ANSWER = [
 ]
 
 
+def billed(**usage: Any) -> Usage | None:
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await sse(request, [delta("Hello", "stop"), {"choices": [], "usage": usage}])
+
+    answer = openai(handler)
+    assert (answer.text, answer.n_attempts) == ("Hello", 1)
+    return answer.usage
+
+
+def test_cached_and_written_tokens_are_parts_of_the_prompt() -> None:
+    details = {"cached_tokens": 400, "cache_write_tokens": 100}
+    usage = billed(prompt_tokens=1000, completion_tokens=5, prompt_tokens_details=details)
+    assert usage == Usage(
+        input_tokens=1000, cached_input_tokens=400, cache_write_5m_tokens=100, output_tokens=5
+    )
+
+
+def test_thoughts_that_stand_beside_the_answer_are_counted_too() -> None:
+    # 150 in all - 100 of the prompt = 50 generated: 10 of the answer, 40 thought.
+    usage = billed(
+        prompt_tokens=100,
+        completion_tokens=10,
+        completion_tokens_details={"reasoning_tokens": 40},
+        total_tokens=150,
+    )
+    assert usage == Usage(input_tokens=100, output_tokens=50, reasoning_tokens=40)
+
+
+def test_figures_that_contradict_one_another_are_no_figures_and_cost_no_answer() -> None:
+    details = {"cached_tokens": 11}
+    assert billed(prompt_tokens=10, completion_tokens=2, prompt_tokens_details=details) is None
+
+
 def test_openai_streams_text_usage_and_the_served_name() -> None:
     seen: list[dict[str, Any]] = []
 

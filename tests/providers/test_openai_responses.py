@@ -15,7 +15,7 @@ from tests.providers.conftest import KEY, TURNS, ask
 
 USAGE = {
     "input_tokens": 20,
-    "input_tokens_details": {"cached_tokens": 8},
+    "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 6},
     "output_tokens": 32,
     "output_tokens_details": {"reasoning_tokens": 30},
     "total_tokens": 52,
@@ -80,7 +80,11 @@ def test_text_usage_and_the_served_name() -> None:
     assert answer.model == "m-2026"
     assert (answer.outcome, answer.finish_reason) == ("answered", "completed")
     assert answer.usage == Usage(
-        input_tokens=20, cached_input_tokens=8, output_tokens=32, reasoning_tokens=30
+        input_tokens=20,
+        cached_input_tokens=8,
+        cache_write_5m_tokens=6,
+        output_tokens=32,
+        reasoning_tokens=30,
     )
     assert answer.ttft_s is not None
 

@@ -163,24 +163,36 @@ def read_document(path: Path, record_type: type[ForeignT]) -> ForeignT:
 
 
 def usage_of(
-    input_tokens: int | None, output_tokens: int | None, cached: int | None, reasoning: int | None
+    input_tokens: int | None,
+    output_tokens: int | None,
+    cached: int | None,
+    reasoning: int | None,
+    written: int | None = None,
+    written_1h: int | None = None,
 ) -> Usage | None:
-    """Tokens of a call; None unless both counts were stated, and no prompt has zero tokens.
+    """Tokens of a call; None unless both counts were stated, and the parts fit into them.
 
     Args:
-        input_tokens: all of the prompt, cached ones included.
+        input_tokens: all of the prompt, cached and written ones included; never zero.
         output_tokens: all that was generated, reasoning included.
         cached: part of the prompt.
         reasoning: part of what was generated.
+        written: part of the prompt, to a cache.
+        written_1h: part of `written`, to a cache that lives for an hour.
     """
-    if not input_tokens or output_tokens is None or (cached or 0) > input_tokens:
+    if not input_tokens or output_tokens is None:
         return None
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_input_tokens=cached or 0,
-        reasoning_tokens=reasoning or 0,
-    )
+    try:
+        return Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=cached or 0,
+            cache_write_5m_tokens=(written or 0) - (written_1h or 0),
+            cache_write_1h_tokens=written_1h or 0,
+            reasoning_tokens=reasoning or 0,
+        )
+    except ValidationError:
+        return None
 
 
 def kept_scores(values: Mapping[str, object]) -> tuple[dict[str, float], int]:

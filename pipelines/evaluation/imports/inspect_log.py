@@ -221,5 +221,6 @@ def _usage(usage: _Usage | None) -> Usage | None:
     if usage is None:
         return None
     cached = usage.input_tokens_cache_read or 0
-    prompt = usage.input_tokens + cached + (usage.input_tokens_cache_write or 0)
-    return usage_of(prompt, usage.output_tokens, cached, usage.reasoning_tokens)
+    written = usage.input_tokens_cache_write or 0
+    prompt = usage.input_tokens + cached + written
+    return usage_of(prompt, usage.output_tokens, cached, usage.reasoning_tokens, written)

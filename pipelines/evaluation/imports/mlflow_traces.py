@@ -81,6 +81,8 @@ class _Tokens(Foreign):
     """Cached ones included."""
     output_tokens: Count | None = None
     cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_creation_input_tokens_above_1hr: Count | None = None
 
 
 def detects(head: bytes, path: Path) -> bool:
@@ -163,7 +165,14 @@ def _usage(stated: object) -> Usage | None:
         tokens = _Tokens.model_validate(decoded)
     except ValueError:
         return None
-    return usage_of(tokens.input_tokens, tokens.output_tokens, tokens.cache_read_input_tokens, None)
+    return usage_of(
+        tokens.input_tokens,
+        tokens.output_tokens,
+        tokens.cache_read_input_tokens,
+        None,
+        tokens.cache_creation_input_tokens,
+        tokens.cache_creation_input_tokens_above_1hr,
+    )
 
 
 def _decoded(value: object) -> Any:
