@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pipelines.core.prices import Hardware
+from pipelines.core.hardware import Figure, Hardware
+from pipelines.core.own_costs import OwnCosts
 from pipelines.core.results import Cost
-from pipelines.core.workload import OwnCosts, Traffic
+from pipelines.core.workload import Traffic
 from pipelines.economics import own_cost
+from pipelines.economics.own_cost import Spent
 
 
 def rented(usd_per_call: Decimal | None, traffic: Traffic) -> Cost:
@@ -18,17 +20,46 @@ def rented(usd_per_call: Decimal | None, traffic: Traffic) -> Cost:
 
 
 def owned(
-    tasks_per_s: float | None, hardware: Hardware, traffic: Traffic, costs: OwnCosts, tuned: bool
+    capacity_per_s: Figure | float | None,
+    hardware: Hardware,
+    traffic: Traffic,
+    costs: OwnCosts,
+    tuned: bool,
+    spent: Spent | None = None,
 ) -> Cost:
-    """Paid by the hour, busy or idle."""
-    if tasks_per_s is None:
+    """Paid by the hour, busy or idle.
+
+    Args:
+        capacity_per_s: calls per second of one machine; None = not measured.
+        hardware: the machine and its contract.
+        traffic: the volume and its shape.
+        costs: people and the rest.
+        tuned: whether there is tuning to pay for.
+        spent: what this study's tuning has cost, where it is known.
+
+    Raises:
+        ValueError: the low end of the capacity is not above 0.
+    """
+    if capacity_per_s is None:
         return Cost(usd_per_month=None, usd_per_task=None)
-    n_replicas = own_cost.replicas(tasks_per_s, traffic, costs)
-    usd_per_month = own_cost.usd_per_month(n_replicas, hardware, costs, tuned)
+    capacity = capacity_per_s if isinstance(capacity_per_s, Figure) else Figure.of(capacity_per_s)
+    if capacity.low <= 0:
+        raise ValueError(f"capacity_per_s: {capacity.low} at its low end buys no finite fleet")
+    own = own_cost.owning(capacity, hardware, traffic, costs, tuned, spent)
+    tasks = traffic.tasks_per_month
+    low, likely, high = (
+        own_cost.usd_per_month(own, tasks, own.at(end)) for end in ("low", "likely", "high")
+    )
+    used = own_cost.machines(own, tasks, own.at("likely"))
     return Cost(
-        usd_per_month=usd_per_month,
-        usd_per_task=usd_per_month / traffic.tasks_per_month,
-        n_replicas=n_replicas,
+        usd_per_month=likely,
+        usd_per_task=likely / tasks,
+        usd_per_month_low=low,
+        usd_per_month_high=high,
+        lines=own_cost.lines(own, tasks, tuned),
+        n_replicas=used.n_replicas,
+        utilisation=used.utilisation,
+        capacity_per_s=capacity,
     )
 
 

@@ -1,67 +1,231 @@
-"""Dollars per month of machines of our own, and the volume at which they beat an API."""
+"""The monthly bill of owning, line by line, at the low, the likely and the high end."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Literal
 
-from pipelines.core.prices import Hardware
-from pipelines.core.workload import OwnCosts, Traffic
+from pipelines.core.hardware import END_NAMES, OTHER, End, Figure, Hardware
+from pipelines.core.own_costs import OwnCosts
+from pipelines.core.records import Record
+from pipelines.core.results import CostLine
+from pipelines.core.workload import Traffic
+from pipelines.economics import fleet
+from pipelines.economics.fleet import Fleet, Shape
+from pipelines.economics.gpu_hour import usd_per_machine_hour
 
-HOURS_PER_MONTH = Decimal("730.5")
-"""365.25 days / 12 x 24 h."""
-SECONDS_PER_MONTH = float(HOURS_PER_MONTH) * 3600
+CHEAPENS = ("capacity_per_s", "tuning.life_months")
+"""Symbols that lower the bill as they grow; all others raise it."""
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "people": ("operations_usd_per_month", "people.fte"),
+    "observability": ("operations_usd_per_month", "observability_usd_per_month"),
+    "storage and egress": ("storage_usd_per_month",),
+    "outages": ("risk.usd_per_hour",),
+}
+"""What a study may leave out -> the symbols of which one would tell it."""
+NOT_SAID = "not in the total: the study says nothing of it"
 
 
-def tasks_per_month_of_one(capacity_per_s: float, peak_to_mean: float, costs: OwnCosts) -> float:
-    """Monthly volume that one machine carries when its busiest minute may use its share.
+class Spent(Record):
+    """What one round of this study's tuning has cost; None = not known."""
+
+    training_hours: float | None = None
+    """On the candidate's hardware, one run."""
+    evaluation_usd: Decimal | None = None
+    """Paid for the answers of closed models."""
+    judge_usd: Decimal | None = None
+
+
+class Owning(Record):
+    """All that the bill depends on beside the volume."""
+
+    shape: Shape
+    symbols: dict[str, Figure]
+    """By their names in `own_costs`; and the machine's price, capacity and start."""
+    spares: int
+    min_replicas: int
+    scaling: Literal["always_on", "hourly"]
+
+    def at(self, end: End) -> dict[str, Decimal]:
+        """Every symbol where it makes the bill low, likely or high."""
+        return {
+            name: figure.at(OTHER[end] if name in CHEAPENS else end)
+            for name, figure in self.symbols.items()
+        }
+
+
+def owning(
+    capacity_per_s: Figure,
+    hardware: Hardware,
+    traffic: Traffic,
+    costs: OwnCosts,
+    tuned: bool,
+    spent: Spent | None = None,
+) -> Owning:
+    """Gather what the bill depends on.
 
     Args:
-        capacity_per_s: measured tasks per second of one machine.
-        peak_to_mean: of the traffic.
-        costs: gives `max_utilisation`.
+        capacity_per_s: calls per second of one machine within the latency limits.
+        hardware: the machine and its contract.
+        traffic: gives the shape.
+        costs: the rest.
+        tuned: whether there is tuning to pay for.
+        spent: replaces what `costs.tuning` assumes of training, evaluation and judging.
     """
-    return capacity_per_s * costs.max_utilisation / peak_to_mean * SECONDS_PER_MONTH
+    symbols = {
+        "usd_per_machine_hour": usd_per_machine_hour(hardware),
+        "capacity_per_s": capacity_per_s,
+        "cold_start_s": hardware.cold_start_s,
+    }
+    for name, value in costs:
+        if isinstance(value, Figure):
+            symbols[name] = value
+        elif isinstance(value, Record) and name != "outlook":
+            symbols |= {f"{name}.{key}": each for key, each in value if isinstance(each, Figure)}
+    if not tuned:
+        symbols = {name: each for name, each in symbols.items() if not name.startswith("tuning")}
+    elif spent and "tuning.trials" in symbols:
+        symbols |= _as_spent(spent)
+    return Owning(
+        shape=fleet.shape_of(traffic),
+        symbols=symbols,
+        spares=costs.spares,
+        min_replicas=costs.min_replicas,
+        scaling=costs.scaling,
+    )
 
 
-def replicas(capacity_per_s: float, traffic: Traffic, costs: OwnCosts) -> int:
-    """Machines for the busiest minute, at least one."""
-    one = tasks_per_month_of_one(capacity_per_s, traffic.peak_to_mean, costs)
-    return max(1, math.ceil(traffic.tasks_per_month / one))
+def machines(own: Owning, tasks_per_month: float, at: Mapping[str, Decimal]) -> Fleet:
+    """The fleet for this volume.
 
-
-def fixed_usd_per_month(costs: OwnCosts, tuned: bool) -> Decimal:
-    """What is paid however few tasks there are, beside the machines."""
-    return costs.operations_usd_per_month + (costs.tuning_usd_per_month if tuned else 0)
-
-
-def usd_per_month(n_replicas: int, hardware: Hardware, costs: OwnCosts, tuned: bool) -> Decimal:
-    """Machines around the clock, busy or idle, and people."""
-    machines = n_replicas * hardware.usd_per_hour * HOURS_PER_MONTH
-    return machines + fixed_usd_per_month(costs, tuned)
-
-
-def break_even_tasks_per_month(
-    api_usd_per_task: Decimal,
-    capacity_per_s: float,
-    hardware: Hardware,
-    costs: OwnCosts,
-    traffic: Traffic,
-    tuned: bool,
-) -> int | None:
-    """Smallest monthly volume at which owning costs no more than the API; None = never.
-
-    Owning costs F + r c with r machines, each for up to `one` tasks; the API costs p V. With r
-    machines the two meet at V = (F + r c) / p, if r machines can carry that many. They never
-    meet when a full machine costs at least what the API asks for the same tasks.
+    Args:
+        own: gives the shape of the traffic.
+        tasks_per_month: the volume.
+        at: value of every symbol.
     """
-    one = tasks_per_month_of_one(capacity_per_s, traffic.peak_to_mean, costs)
-    machine = hardware.usd_per_hour * HOURS_PER_MONTH
-    fixed = fixed_usd_per_month(costs, tuned)
-    saving_per_machine = api_usd_per_task * Decimal(one) - machine
-    if api_usd_per_task <= 0 or saving_per_machine <= 0:
-        return None
-    # r full machines pay for themselves and for F from this r on.
-    r = max(1, math.ceil(fixed / saving_per_machine))
-    meets = math.ceil((fixed + r * machine) / api_usd_per_task)
-    return max(meets, math.floor((r - 1) * one) + 1)
+    return fleet.plan(
+        own.shape,
+        fleet.calls_per_s(
+            tasks_per_month, float(at["calls_per_task"]), float(at["retries_per_call"])
+        ),
+        float(at["capacity_per_s"]),
+        headroom=float(at["headroom"]),
+        spares=own.spares,
+        min_replicas=own.min_replicas,
+        scaling=own.scaling,
+    )
+
+
+def amounts(own: Owning, tasks_per_month: float, at: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """Dollars per month of each line.
+
+    Args:
+        own: gives the shape of the traffic.
+        tasks_per_month: the volume.
+        at: value of every symbol.
+    """
+    used = machines(own, tasks_per_month, at)
+    hour = at["usd_per_machine_hour"]
+    started_hours = Decimal(repr(used.n_cold_starts)) * at["cold_start_s"] / 3600
+    return {
+        "machines, base": Decimal(repr(used.base_hours)) * hour,
+        "machines, load": Decimal(repr(used.load_hours)) * hour,
+        "cold starts": started_hours * hour,
+        **beside_machines(at),
+    }
+
+
+def beside_machines(at: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """Dollars per month of the lines that do not depend on the volume.
+
+    Args:
+        at: value of every symbol.
+    """
+    found = {
+        "operations": at.get("operations_usd_per_month"),
+        "people": at["people.fte"] * at["people.salary_usd_per_year"] / 12
+        if "people.fte" in at
+        else None,
+        "on-call": at.get("people.on_call_usd_per_month"),
+        "observability": at.get("observability_usd_per_month"),
+        "storage and egress": at.get("storage_usd_per_month"),
+        "tuning": _tuning(at) if "tuning.trials" in at else at.get("tuning_usd_per_month"),
+        "outages": at["risk.outages_per_month"]
+        * at["risk.hours_per_outage"]
+        * at["risk.usd_per_hour"]
+        if "risk.usd_per_hour" in at
+        else None,
+    }
+    return {line: usd for line, usd in found.items() if usd is not None}
+
+
+def usd_per_month(own: Owning, tasks_per_month: float, at: Mapping[str, Decimal]) -> Decimal:
+    """The whole bill.
+
+    Args:
+        own: gives the shape of the traffic.
+        tasks_per_month: the volume.
+        at: value of every symbol.
+    """
+    return sum(amounts(own, tasks_per_month, at).values(), Decimal(0))
+
+
+def lines(own: Owning, tasks_per_month: int, tuned: bool) -> tuple[CostLine, ...]:
+    """The bill; a line without dollars is one that the study says nothing of.
+
+    A larger fleet may start machines less often, so a line of its own may be lowest where the whole
+    bill is not.
+
+    Args:
+        own: all that it depends on.
+        tasks_per_month: the volume.
+        tuned: whether there is tuning to pay for.
+    """
+    bills = [amounts(own, tasks_per_month, own.at(end)) for end in END_NAMES]
+    used = machines(own, tasks_per_month, own.at("likely"))
+    basis = {
+        "machines, base": f"{used.n_base} on without any load",
+        "machines, load": f"{used.load_hours:,.0f} machine hours beyond the base",
+        "cold starts": f"{used.n_cold_starts:,.0f} a month",
+    }
+    found = [
+        CostLine(
+            name=name,
+            usd_per_month=Figure(
+                low=min(bill[name] for bill in bills),
+                likely=bills[1][name],
+                high=max(bill[name] for bill in bills),
+            ),
+            basis=basis.get(name, ""),
+        )
+        for name in bills[1]
+    ]
+    asked = OPTIONAL | ({"tuning": ("tuning_usd_per_month", "tuning.trials")} if tuned else {})
+    for name, symbols in asked.items():
+        if not any(symbol in own.symbols for symbol in symbols):
+            found.append(CostLine(name=name, usd_per_month=None, basis=NOT_SAID))
+    return tuple(found)
+
+
+def _tuning(at: Mapping[str, Decimal]) -> Decimal:
+    """Labels, training, evaluation, judging and engineers, spread over the model's life."""
+    once = (
+        at["tuning.labels"] * at["tuning.usd_per_label"]
+        + at["tuning.trials"] * at["tuning.machine_hours_per_trial"] * at["usd_per_machine_hour"]
+        + at["tuning.eval_calls"] * at["tuning.usd_per_eval_call"]
+        + at["tuning.judge_calls"] * at["tuning.usd_per_judge_call"]
+        + at["tuning.engineer_days"] * at["tuning.usd_per_engineer_day"]
+    )
+    return once * (1 + at["tuning.refreshes"]) / at["tuning.life_months"]
+
+
+def _as_spent(spent: Spent) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    if spent.training_hours is not None:
+        found["tuning.machine_hours_per_trial"] = Figure.of(spent.training_hours)
+    for name, usd in (("eval", spent.evaluation_usd), ("judge", spent.judge_usd)):
+        if usd is not None:
+            found[f"tuning.{name}_calls"] = Figure.of(1)
+            found[f"tuning.usd_per_{name}_call"] = Figure.of(usd)
+    return found

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
+from pipelines.core.hardware import Figure
 from pipelines.core.records import Difference
 from pipelines.core.results import CandidateDecision, Decision, EvaluateResult
 from pipelines.core.study import Study
 from pipelines.core.workload import Requirements
-from pipelines.economics import own_cost
+from pipelines.economics import break_even, own_cost, spill_over
 from pipelines.economics.candidate_cost import usd_per_good_task
 from pipelines.economics.choose import GOOD_ENOUGH, Choice, choose, compare, misses
+from pipelines.economics.own_cost import Owning
 from pipelines.statistics.planning import required_n
 
 
@@ -43,8 +46,11 @@ def candidate_row(
         usd_per_task=cost.usd_per_task,
         usd_per_month=cost.usd_per_month,
         usd_per_good_task=usd_per_good_task(cost.usd_per_task, quality.mean if quality else None),
+        usd_per_month_low=cost.usd_per_month_low,
+        usd_per_month_high=cost.usd_per_month_high,
+        cost_lines=cost.lines,
         n_replicas=cost.n_replicas,
-        break_even_tasks_per_month=_break_even(study, result, incumbent),
+        utilisation=cost.utilisation,
         excluded_because=f"it is only a control of {control_of}"
         if control_of
         else misses(
@@ -57,6 +63,7 @@ def candidate_row(
         control_difference=control_difference,
         evaluate_run_id=result.run_id,
         model_id=result.model_id,
+        **_against_rent(study, result, incumbent),
     )
 
 
@@ -133,22 +140,72 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-def _break_even(study: Study, result: EvaluateResult, incumbent: EvaluateResult) -> int | None:
-    """Volume from which an owned candidate is no dearer than a rented incumbent."""
-    rented_by_incumbent = incumbent.kind == "rent" and incumbent.cost.usd_per_task is not None
-    if result.kind == "rent" or not rented_by_incumbent or result.tasks_per_s is None:
+def _owning(study: Study, result: EvaluateResult) -> Owning | None:
+    """What an owned candidate's bill depends on; None when rented or not measured."""
+    if result.hardware is None or result.cost.capacity_per_s is None:
         return None
-    assert result.hardware is not None
-    assert incumbent.cost.usd_per_task is not None
     workload = study.workload
-    return own_cost.break_even_tasks_per_month(
-        incumbent.cost.usd_per_task,
-        result.tasks_per_s,
+    return own_cost.owning(
+        result.cost.capacity_per_s,
         result.hardware,
-        workload.own_costs,
         workload.traffic,
+        workload.own_costs,
         result.tuned,
     )
+
+
+def _against_rent(
+    study: Study, result: EvaluateResult, incumbent: EvaluateResult
+) -> dict[str, Any]:
+    """How an owned candidate compares in dollars with a rented incumbent."""
+    own, api = _owning(study, result), incumbent.cost.usd_per_task
+    if own is None or incumbent.kind != "rent" or api is None:
+        return {"break_even_tasks_per_month": None}
+    tasks, outlook = study.workload.traffic.tasks_per_month, study.workload.own_costs.outlook
+    return {
+        "break_even_tasks_per_month": break_even.volume(own, api),
+        "swings": break_even.swings(own, Figure.of(api), tasks),
+        "spill_over": spill_over.best(own, api, tasks),
+        "payback_months": None
+        if outlook is None
+        else break_even.payback_months(
+            lambda volume: own_cost.usd_per_month(own, volume, own.at("likely")),
+            api,
+            tasks,
+            outlook,
+        ),
+    }
+
+
+def _dollars_in_doubt(
+    study: Study, name: str, row: CandidateDecision, now: CandidateDecision
+) -> list[str]:
+    """What the range of the dollars, the time and the peaks say of an owned candidate."""
+    found: list[str] = []
+    low, likely, high = row.usd_per_month_low, row.usd_per_month, row.usd_per_month_high
+    api = now.usd_per_month
+    if now.kind != "rent" or low is None or likely is None or high is None or api is None:
+        return found
+    if break_even.is_unclear(Figure(low=low, likely=likely, high=high), Figure.of(api)):
+        most = f", mostly because of {row.swings[0].symbol}" if row.swings else ""
+        found.append(
+            f"Whether {name} is cheaper than {study.incumbent} is unclear: owning costs "
+            f"{usd(low)} to {usd(high)} a month{most}; {study.incumbent} costs {usd(api)}."
+        )
+    if (outlook := study.workload.own_costs.outlook) is not None:
+        months = row.payback_months
+        found.append(
+            f"{name} does not pay back its start within {outlook.months} months."
+            if months is None
+            else f"{name} pays back its start after {months} months."
+        )
+    if (both := row.spill_over) is not None and both.is_cheapest:
+        found.append(
+            f"{both.n_replicas} machine{'s' if both.n_replicas > 1 else ''} of {name} for the base "
+            f"of the load and {study.incumbent} for {both.spilled_share:.1%} of the calls cost "
+            f"{usd(both.usd_per_month)} a month, less than either alone."
+        )
+    return found
 
 
 def _headline(
@@ -224,6 +281,8 @@ def _reasons(
         found.append(
             f"{name}: {span} on the same items, {meaning}{more}; {usd(row.usd_per_month)} a month."
         )
+        if row.comparison in GOOD_ENOUGH:
+            found += _dollars_in_doubt(study, name, row, rows[study.incumbent])
     simulated = [name for name, row in rows.items() if row.simulated]
     if simulated:
         found.insert(

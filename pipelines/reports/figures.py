@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Estimate, Outcome, Record
-from pipelines.core.results import EvaluateResult, PrepareResult
+from pipelines.core.results import CandidateDecision, Decision, EvaluateResult, PrepareResult
 from pipelines.core.study import Study
 from pipelines.statistics.agreement import Figure
 
@@ -89,6 +90,43 @@ def endings(results: Mapping[str, EvaluateResult]) -> Table:
         head = Cell(text="paid for judges", notes=("list price",))
         rows.append((head, *(_dollars(r.judge_usd, "no judge is paid by the token") for r in each)))
     return Table(head=_heads("", results), rows=tuple(rows))
+
+
+def owning(decision: Decision) -> Table | None:
+    """What owning costs a month, line by line; None when nothing is owned.
+
+    Args:
+        decision: gives the lines of each candidate.
+    """
+    owned = {name: row for name, row in decision.candidates.items() if row.cost_lines}
+    if not owned:
+        return None
+    names = dict.fromkeys(line.name for row in owned.values() for line in row.cost_lines)
+    rows = [(Cell(text=name), *(_cost_line(row, name) for row in owned.values())) for name in names]
+    rows.append((Cell(text="in all"), *(_total(row) for row in owned.values())))
+    used = (
+        Cell(text=NONE if row.utilisation is None else f"{row.utilisation:.1%}")
+        for row in owned.values()
+    )
+    rows.append(
+        (Cell(text="utilisation", notes=("calls over what the machines could answer",)), *used)
+    )
+    return Table(head=tuple(Cell(text=text) for text in ("", *owned)), rows=tuple(rows))
+
+
+def machines(costs: OwnCosts) -> str:
+    """How the machines are counted, in one sentence.
+
+    Args:
+        costs: as the study gives them.
+    """
+    period = "each hour" if costs.scaling == "hourly" else "the month"
+    spares = f"{costs.spares} spare{'' if costs.spares == 1 else 's'}"
+    return (
+        f"machines for the busiest minute of {period} with {costs.headroom.likely:.0%} headroom, "
+        f"{spares}; {costs.calls_per_task.likely:f} calls a task, of which "
+        f"{costs.retries_per_call.likely:.0%} are made again"
+    )
 
 
 def errors(results: Mapping[str, EvaluateResult]) -> Table | None:
@@ -207,6 +245,27 @@ def _spent(result: EvaluateResult) -> Cell:
     if result.kind != "rent":
         return _dollars(result.spent_usd, "not paid by the call")
     return _dollars(result.spent_usd, "simulated" if result.simulated else "no price")
+
+
+def _cost_line(row: CandidateDecision, name: str) -> Cell:
+    line = next((line for line in row.cost_lines if line.name == name), None)
+    if line is None:
+        return Cell(text=NONE)
+    if line.usd_per_month is None:
+        return Cell(text=NONE, notes=(line.basis,))
+    figure = line.usd_per_month
+    notes = () if figure.low == figure.high else (f"${figure.low:,.0f} to ${figure.high:,.0f}",)
+    return Cell(
+        text=f"${figure.likely:,.0f}", notes=(*notes, *([line.basis] if line.basis else []))
+    )
+
+
+def _total(row: CandidateDecision) -> Cell:
+    assert row.usd_per_month is not None, "a bill with lines has a sum"
+    return Cell(
+        text=f"${row.usd_per_month:,.0f}",
+        notes=(f"${row.usd_per_month_low:,.0f} to ${row.usd_per_month_high:,.0f}",),
+    )
 
 
 def _dollars(amount: Decimal | None, why_not: str) -> Cell:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.core.results import Decision, EvaluateResult, EvaluateResults, PrepareResult
 from pipelines.core.study import Study
-from pipelines.economics import candidate_cost
+from pipelines.economics import candidate_cost, fleet
 from pipelines.economics.verdict import usd
 from pipelines.reports import charts, figures, terminal
 
@@ -59,6 +59,9 @@ def render(
         endings=figures.endings(results),
         errors=figures.errors(results),
         retrievers=figures.retrievers(prepared),
+        owning=figures.owning(decision),
+        machines=figures.machines(study.workload.own_costs),
+        peak_to_mean=fleet.shape_of(study.workload.traffic).peak_to_mean,
         judged=any(spec.judges for spec in study.workload.metrics.values()),
         judges=figures.judges(judges),
         verdict_line=terminal.verdict_line(decision),
@@ -91,7 +94,11 @@ def _cost_at(
                 cost = candidate_cost.rented(result.cost.usd_per_task, at)
             else:
                 cost = candidate_cost.owned(
-                    result.tasks_per_s, result.hardware, at, study.workload.own_costs, result.tuned
+                    result.cost.capacity_per_s,
+                    result.hardware,
+                    at,
+                    study.workload.own_costs,
+                    result.tuned,
                 )
             if cost.usd_per_month is not None:
                 points.append((volume, float(cost.usd_per_month)))

@@ -20,6 +20,10 @@ def table(decision: Decision) -> str:
     reasons = [f"  - {reason}" for reason in decision.reasons]
     flips = [f"  - {flip}" for flip in decision.flips_when]
     parts = [verdict_line(decision), decision.headline, "", *lines, "", "Why:", *reasons]
+    if bills := [
+        f"  - {name}: {_bill(row)}" for name, row in decision.candidates.items() if row.cost_lines
+    ]:
+        parts += ["", "What owning costs a month:", *bills]
     if flips:
         parts += ["", "The answer changes when:", *flips]
     return "\n".join(parts)
@@ -53,6 +57,18 @@ def verdict_line(decision: Decision) -> str:
     name = "NOT ENOUGH EVIDENCE" if decision.verdict == "insufficient" else decision.verdict.upper()
     chosen = f" ({decision.chosen})" if decision.chosen else ""
     return f"{mark}Verdict: {name}{chosen}"
+
+
+def _bill(row: CandidateDecision) -> str:
+    """The lines of the bill that are not zero, and its range."""
+    lines = [
+        f"{line.name} {usd(line.usd_per_month.likely)}"
+        for line in row.cost_lines
+        if line.usd_per_month is not None and line.usd_per_month.likely
+    ]
+    used = "" if row.utilisation is None else f"; {row.utilisation:.1%} of the machines' capacity"
+    span = f"{usd(row.usd_per_month_low)} to {usd(row.usd_per_month_high)}"
+    return f"{usd(row.usd_per_month)} ({span}): {', '.join(lines)}{used}"
 
 
 def _rows(decision: Decision) -> list[tuple[str, ...]]:

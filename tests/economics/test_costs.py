@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import date
 from decimal import Decimal
 
-import pytest
-
-from pipelines.core.prices import Hardware, TokenPrice
+from pipelines.core.prices import TokenPrice
 from pipelines.core.records import Response, Usage
-from pipelines.core.workload import OwnCosts, Traffic
-from pipelines.economics import candidate_cost, own_cost
+from pipelines.core.workload import Traffic
+from pipelines.economics import candidate_cost
 from pipelines.economics.price_book import load_prices
 from pipelines.economics.token_cost import mean_usd, usd_of_call
 
@@ -20,19 +18,6 @@ PRICE = TokenPrice(
     usd_per_million_output_tokens=Decimal("15.00"),
     source="test",
     checked_on=date(2026, 11, 21),
-)
-MACHINE = Hardware(
-    name="m",
-    description="",
-    usd_per_hour=Decimal("2.00"),
-    source="test",
-    checked_on=date(2026, 11, 21),
-)
-COSTS = OwnCosts(
-    operations_usd_per_month=Decimal(1000),
-    tuning_usd_per_month=Decimal(200),
-    max_utilisation=0.5,
-    source="test",
 )
 
 
@@ -95,69 +80,10 @@ def traffic(tasks: int) -> Traffic:
     return Traffic(tasks_per_month=tasks, peak_to_mean=4)
 
 
-def test_machines_are_bought_for_the_busiest_minute() -> None:
-    # One machine: 8 tasks/s x 0.5 / 4 = 1 task/s of mean load x 2,629,800 s = 2,629,800 a month.
-    assert own_cost.tasks_per_month_of_one(8, 4, COSTS) == pytest.approx(2_629_800)
-    assert own_cost.replicas(8, traffic(2_629_800), COSTS) == 1
-    assert own_cost.replicas(8, traffic(2_629_801), COSTS) == 2
-    assert own_cost.replicas(8, traffic(1), COSTS) == 1
-
-
-def test_an_idle_machine_costs_as_much_as_a_busy_one() -> None:
-    # 2 machines x $2 x 730.5 h + $1,000 people = $3,922; tuned: + $200 = $4,122
-    assert own_cost.usd_per_month(2, MACHINE, COSTS, tuned=False) == Decimal("3922.0")
-    assert own_cost.usd_per_month(2, MACHINE, COSTS, tuned=True) == Decimal("4122.0")
-    one = candidate_cost.owned(8, MACHINE, traffic(1), COSTS, tuned=False)
-    # 1 x 2 x 730.5 + 1,000 = $2,461 for a single task
-    assert one.usd_per_task == Decimal("2461.0")
-
-
 def test_rented_costs_grow_with_every_task() -> None:
     cost = candidate_cost.rented(Decimal("0.0009"), traffic(1_000_000))
     assert cost.usd_per_month == Decimal("900.0000")
     assert candidate_cost.rented(None, traffic(1)).usd_per_month is None
-
-
-def test_break_even_is_where_both_cost_the_same() -> None:
-    # One machine carries 2,629,800 tasks; it costs 1,461 + 1,000 = $2,461 a month.
-    # At $0.002 a call: 2,461 / 0.002 = 1,230,500 tasks, which one machine carries.
-    found = own_cost.break_even_tasks_per_month(
-        Decimal("0.002"), 8, MACHINE, COSTS, traffic(1), tuned=False
-    )
-    assert found == 1_230_500
-
-
-def test_break_even_may_need_several_machines() -> None:
-    # At $0.0008 a call one full machine takes in 2,629,800 x 0.0008 = $2,103.84 and costs $1,461:
-    # $642.84 towards $1,000 of people. Two do: 2 x 642.84 = 1,285.68.
-    # (1,000 + 2 x 1,461) / 0.0008 = 4,902,500 tasks, more than one machine carries.
-    found = own_cost.break_even_tasks_per_month(
-        Decimal("0.0008"), 8, MACHINE, COSTS, traffic(1), tuned=False
-    )
-    assert found == 4_902_500
-
-
-def test_no_volume_helps_when_a_full_machine_costs_more_than_the_calls() -> None:
-    # At $0.0005 a full machine takes in $1,314.90 and costs $1,461.
-    found = own_cost.break_even_tasks_per_month(
-        Decimal("0.0005"), 8, MACHINE, COSTS, traffic(1), tuned=False
-    )
-    assert found is None
-
-
-@pytest.mark.parametrize("usd", ["0.0007", "0.0011", "0.002", "0.01"])
-def test_break_even_agrees_with_the_monthly_bills(usd: str) -> None:
-    price = Decimal(usd)
-    found = own_cost.break_even_tasks_per_month(price, 8, MACHINE, COSTS, traffic(1), tuned=True)
-    assert found is not None
-
-    def gain(tasks: int) -> Decimal:
-        own = candidate_cost.owned(8, MACHINE, traffic(tasks), COSTS, tuned=True).usd_per_month
-        assert own is not None
-        return price * tasks - own
-
-    assert gain(found) >= 0
-    assert gain(found - 1) < 0
 
 
 def test_a_good_task_costs_more_than_a_task() -> None:
