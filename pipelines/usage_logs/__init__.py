@@ -1,0 +1,1 @@
+"""What a company's usage logs say: read in any known format, grouped for pricing."""
