@@ -2,7 +2,7 @@
 
     python -m pipelines.decide configs/quickstart.yaml --set workload.traffic.tasks_per_month=90000
 
-Reads:  the `evaluate` run of every candidate (made now if needed)
+Reads:  the `benchmark` and `evaluate` runs of every candidate (made now if needed)
 Writes: result.json (a Decision) and report.html in one MLflow run, tag stage=decide
 Next:   python -m pipelines.promote configs/quickstart.yaml
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from pipelines.benchmark import benchmark
 from pipelines.core import command
 from pipelines.core.command import Options
 from pipelines.core.progress import say
@@ -28,17 +29,22 @@ from pipelines.core.results import (
     PrepareResult,
 )
 from pipelines.core.study import Study
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import check, evaluate
 from pipelines.evaluation.asked import repeated
 
 REPORT = "report.html"
 
 
 def decide(study: Study, options: Options) -> Record:
-    """Evaluate if needed, compare, choose, report."""
+    """Measure capacity and quality if needed, compare, choose, report."""
+    check(study)
+    loaded = benchmark(study, options)
     evaluated = evaluate(study, options)
     if isinstance(evaluated, Plan):
-        return Plan(stages=(*evaluated.stages, PlannedStage(stage="decide", state="depends")))
+        assert isinstance(loaded, Plan)
+        loads = [stage for stage in loaded.stages if stage.stage.startswith("benchmark ")]
+        last = PlannedStage(stage="decide", state="depends")
+        return Plan(stages=(*evaluated.stages, *loads, last))
     assert isinstance(evaluated, EvaluateResults)
 
     from pipelines.tracking import store

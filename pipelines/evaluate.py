@@ -20,6 +20,7 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pipelines.benchmark import load_tests
 from pipelines.core import command
 from pipelines.core.candidate import Candidate, Own, Rent, Serving
 from pipelines.core.command import Options
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
 def evaluate(study: Study, options: Options) -> Record:
     """Ask and grade every candidate that is not done yet."""
-    _check(study)
-    prices = _prices(study)
+    prices = check(study)
+    _name_old(prices)
     models = (*study.candidates.values(), *study.judges.values())
     prepared = prepare(study, options)
     upstream = prepared
@@ -68,13 +69,17 @@ def evaluate(study: Study, options: Options) -> Record:
 
     from pipelines.evaluation import asked, judge_figures
     from pipelines.evaluation.candidate import evaluate_candidate
-    from pipelines.evaluation.job import Job, Work, calibration_stage, rows_of
+    from pipelines.evaluation.job import Job, Work, calibration_stage, rows_of, stage_of
     from pipelines.tracking import store
 
     results: dict[str, EvaluateResult] = {}
     items = rows_of(prepared.run_id, EVAL_FILE, Example)
     labels = _labels(study, items)
-    stages = {name: _stage(study, name, prepared, tuned, prices, labels) for name in _order(study)}
+    loads = load_tests(study, prepared, tuned)
+    stages = {
+        name: stage_of(study, name, prepared, tuned, prices, labels, loads.get(name))
+        for name in _order(study)
+    }
     measured = calibration_stage(study, tuned, labels, "labels")
     budget = _budget(study, stages, measured, prices)
     with Servers(study, tuned) as servers:
@@ -86,7 +91,7 @@ def evaluate(study: Study, options: Options) -> Record:
 
         work = Work(
             study, prices, prepared, tuned, asked.repeated(items, study.evaluate.n_samples),
-            labels, budget, _vllm(servers), rivals,
+            labels, budget, _vllm(servers), rivals, loads,
         )  # fmt: skip
         for name, stage in stages.items():
             if done := store.find_finished(stage):
@@ -114,7 +119,7 @@ def evaluate(study: Study, options: Options) -> Record:
 
 def calibrate(study: Study, options: Options, against: str) -> Record:
     """Measure the study's judges against human labels."""
-    _check(study)
+    check(study)
     if not any(spec.judges for spec in study.workload.metrics.values()):
         raise ConfigError(
             f"no metric of {study.workload.name} is judged: there is nothing to measure"
@@ -179,12 +184,12 @@ def show(record: Record) -> str:
     return "\n".join(lines)
 
 
-def _check(study: Study) -> None:
-    """Everything that can be wrong is said before anything is trained or paid.
+def check(study: Study) -> PriceBook:
+    """Everything that can be wrong is said before anything is trained or paid; gives the prices.
 
     Raises:
         ConfigError: an unknown metric or provider, a metric whose parameters do not fit or that
-            cannot be the quality, or a missing key.
+            cannot be the quality, a missing key or price.
         DataError: the eval set is absent or wrong.
     """
     from pipelines import judging, metrics, providers
@@ -227,25 +232,7 @@ def _check(study: Study) -> None:
             is_plain_mean = grading.trial(name, spec, samples)
             if name == study.workload.quality and not is_plain_mean:
                 raise grading.no_quality(name)
-
-
-def _stage(
-    study: Study,
-    name: str,
-    prepared: PrepareResult,
-    tuned: FinetuneResult | None,
-    prices: PriceBook,
-    labels: Sequence[Label],
-) -> Stage:
-    """The candidate's stage; weights that are served otherwise answer otherwise."""
-    from pipelines.evaluation.job import stage_of
-
-    stage = stage_of(study, name, prepared, tuned, prices, labels)
-    candidate = study.candidates[name]
-    if not isinstance(candidate, Own) or candidate.serving == Serving():
-        return stage
-    asked = {**stage.inputs["asked"], "serving": candidate.serving.model_dump(mode="json")}
-    return replace(stage, inputs={**stage.inputs, "asked": asked})
+    return _prices(study)
 
 
 def _vllm(servers: Servers, candidate: Candidate | None = None) -> Callable[[], str]:
@@ -255,11 +242,8 @@ def _vllm(servers: Servers, candidate: Candidate | None = None) -> Callable[[], 
 
 
 def _prices(study: Study) -> PriceBook:
-    """Prices of the rented models; a missing one, or a missing tier, is an error before any call.
-
-    Prices that were looked up long ago are named.
-    """
-    from pipelines.economics.price_book import load_prices, stale
+    """Of the rented models; a missing one, or a missing tier, is an error before any call."""
+    from pipelines.economics.price_book import load_prices
     from pipelines.economics.token_cost import rates_of
 
     models = (*study.candidates.values(), *study.judges.values())
@@ -270,10 +254,16 @@ def _prices(study: Study) -> PriceBook:
             rates_of(prices.token_price(model.price), model.terms.service_tier, 0)
         except ConfigError as error:
             raise ConfigError(f"{model.title}: {error}") from None
+    return prices
+
+
+def _name_old(prices: PriceBook) -> None:
+    """Say which prices were looked up long ago."""
+    from pipelines.economics.price_book import stale
+
     for name, price in prices.tokens.items():
         if doubt := stale(price, date.today()):
             say(f"prices: {name}: {doubt}")
-    return prices
 
 
 def _labels(study: Study, items: Sequence[Example]) -> list[Label]:

@@ -14,17 +14,19 @@ import shlex
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Self
 
 from pipelines.core import command
+from pipelines.core.candidate import Serving
 from pipelines.core.command import Options
 from pipelines.core.progress import say
 from pipelines.core.records import Example, Record
 from pipelines.core.results import ADAPTER, FinetuneResult, Plan, PlannedStage
 from pipelines.core.study import Study
 from pipelines.finetune import finetune
-from pipelines.serving.vllm_server import TUNED, check_installed, vllm_server
+from pipelines.serving.vllm_server import BASE, TUNED, check_installed, vllm_server
 
 
 def serve(study: Study, options: Options) -> Record:
@@ -49,23 +51,75 @@ def serve(study: Study, options: Options) -> Record:
     return tuned
 
 
+class Servers:
+    """The vLLM of a study's own models: one process at a time, set up as the model wants it."""
+
+    def __init__(self, study: Study, tuned: FinetuneResult | None) -> None:
+        """Starts nothing; `tuned` is the adapter, None where no model uses it."""
+        self._study, self._tuned = study, tuned
+        self._running: Serving | None = None
+        self._url = ""
+        self._stack = ExitStack()
+
+    def url(self, serving: Serving) -> str:
+        """Base URL of the server for `serving`; one that was set up otherwise is stopped first."""
+        if self._running != serving:
+            self._stop()
+            self._url = self._stack.enter_context(endpoint(self._study, self._tuned, serving))
+            self._running = serving
+        return self._url
+
+    def _stop(self) -> None:
+        self._running = None
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        """Use in a `with` block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop what runs."""
+        self._stop()
+
+
 @contextmanager
-def endpoint(study: Study, tuned: FinetuneResult | None) -> Generator[str]:
-    """VLLM with the study's base and, if given, its adapter; yields the base URL."""
+def endpoint(
+    study: Study, tuned: FinetuneResult | None, serving: Serving | None = None
+) -> Generator[str]:
+    """VLLM with the study's base and, if given, its adapter; yields the base URL.
+
+    Args:
+        study: the study.
+        tuned: the adapter; `merged` needs it.
+        serving: None = base and adapter side by side, not quantised.
+    """
     from pipelines.tracking import store
     from pipelines.training import base_model
 
-    config = study.finetune
-    base_dir = base_model.fetch(config.base)
+    config, serving = study.finetune, serving or Serving()
+    model_dir, name = base_model.fetch(config.base), BASE
     adapter_dir = None if tuned is None else store.artifact(tuned.run_id, ADAPTER)
-    log_path = store.work_root() / "vllm.log"
+    if serving.weights == "merged":
+        from pipelines.training.merge import merged
+
+        assert adapter_dir is not None
+        model_dir, name, adapter_dir = merged(model_dir, adapter_dir), TUNED, None
+    plain = serving == Serving()
+    log = "vllm.log" if plain else f"vllm-{serving.weights}-{serving.quantization}.log"
     with vllm_server(
-        base_dir,
+        model_dir,
         adapter_dir,
         config.lora.rank,
         config.chat_template_options,
         study.serve,
-        Path(log_path),
+        store.work_root() / log,
+        quantization=serving.quantization,
+        name=name,
     ) as base_url:
         yield base_url
 

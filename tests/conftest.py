@@ -115,6 +115,7 @@ workload:
   own_costs: {{operations_usd_per_month: 100, source: test}}
 prepare: {{train: {{path: {tmp_path}/train.jsonl}}}}
 finetune: {{preset: tiny}}
+benchmark: {{candidates: []}}
 incumbent: frontier
 candidates:
   frontier:

@@ -13,7 +13,7 @@ from pipelines.core.command import Options
 from pipelines.core.config import load_study
 from pipelines.core.errors import ConfigError, MissingRunError, Refused, ServerError
 from pipelines.core.paths import ROOT
-from pipelines.core.results import Decision, PromoteResult
+from pipelines.core.results import BenchmarkResult, Decision, EvaluateResult, PromoteResult
 from pipelines.decide import REPORT, decide
 from pipelines.promote import promote
 from pipelines.reports import terminal
@@ -117,6 +117,25 @@ def test_a_new_volume_prices_the_old_answers_anew_without_asking(
     assert now.usd_per_month is not None
     assert then.usd_per_month is not None
     assert now.usd_per_month == 2 * then.usd_per_month
+
+
+def test_own_machines_are_counted_by_the_load_test(small_study: Path, store_uri: str) -> None:
+    quick = ("benchmark.candidates=null", "benchmark.max_rate=20", "benchmark.step_s=0.5")
+    row = decision_of(small_study, store_uri, *quick).candidates["tfidf-logreg"]
+    result = store.load_result(row.evaluate_run_id, EvaluateResult)
+    capacity = result.cost.capacity_per_s
+    assert capacity is not None
+    assert (capacity.source or "").startswith("load test on ")
+    run_id = (capacity.source or "").rpartition(" ")[2]
+    measured = store.load_result(run_id, BenchmarkResult)
+    assert float(capacity.likely) == measured.capacity_per_s
+    assert float(capacity.low) == measured.capacity_low
+
+    # Without one, the throughput of the evaluation counts, and the bill says so.
+    row = decision_of(small_study, store_uri).candidates["tfidf-logreg"]
+    result = store.load_result(row.evaluate_run_id, EvaluateResult)
+    assert result.cost.capacity_per_s is not None
+    assert "no load test" in (result.cost.capacity_per_s.source or "")
 
 
 def test_a_missing_price_stops_before_the_first_call(small_study: Path, store_uri: str) -> None:

@@ -392,8 +392,8 @@ class BenchmarkResult(Record):
     n_requests: int
     n_items: int
     """Different items of the eval set among them."""
-    send_error_p99_s: float
-    """Over all steps of paced requests."""
+    send_error_p99_s: float | None
+    """Over the steps that held; None when none did."""
     spent_usd: Decimal | None
     """List price of the requests; None when nothing is paid per token."""
     hardware: str | None

@@ -48,6 +48,7 @@ def misses(
     quality: Estimate | None,
     latency_p95_s: float | None,
     usd_per_month: Decimal | None,
+    rented: bool,
 ) -> str | None:
     """The first requirement that a candidate misses, in words; None when it meets all."""
     if quality is None:
@@ -64,7 +65,12 @@ def misses(
     if latency_p95_s > need.max_latency_p95_s:
         return f"p95 latency {latency_p95_s:.2f} s (limit {need.max_latency_p95_s:g} s)"
     if usd_per_month is None:
-        return "its cost is unknown: the provider reported no usage"
+        why = (
+            "the provider reported no usage"
+            if rented
+            else "its load test found no rate that surely keeps the latency limits"
+        )
+        return f"its cost is unknown: {why}"
     return None
 
 

@@ -58,6 +58,7 @@ def candidate_row(
             quality=quality,
             latency_p95_s=result.latency_p95_s,
             usd_per_month=cost.usd_per_month,
+            rented=result.kind == "rent",
         ),
         control_of=control_of,
         control_difference=control_difference,

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipelines import providers
-from pipelines.core.candidate import Baseline, Candidate, Own, Rent
+from pipelines.core.candidate import Baseline, Candidate, Own, Rent, Serving
 from pipelines.core.errors import ConfigError
 from pipelines.core.prices import STANDARD, Terms, TokenPrice
 from pipelines.core.prompt import with_passages
@@ -77,11 +77,14 @@ def _model(
     if isinstance(model, Rent):
         identity = model.model_dump(mode="json", include={"provider", "model", "base_url"})
         return identity | {"request": fields_of(model)}
-    return {
+    weights = {
         "base": base,
         "chat_template_options": study.finetune.chat_template_options,
         "adapter_sha256": tuned.adapter_sha256 if model.tuned and tuned else None,
     }
+    if model.serving == Serving():
+        return weights
+    return weights | {"serving": model.serving.model_dump(mode="json")}
 
 
 def instructions(study: Study, candidate: Candidate, tuned: FinetuneResult | None) -> str:

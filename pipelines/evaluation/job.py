@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.core.candidate import Candidate, Own, Rent
 from pipelines.core.prices import PriceBook, TokenPrice
 from pipelines.core.records import Example, Record
-from pipelines.core.results import FinetuneResult, PrepareResult
+from pipelines.core.results import BenchmarkResult, FinetuneResult, PrepareResult
 from pipelines.core.study import Study
 from pipelines.data.labels import Label
 from pipelines.evaluation import asked
@@ -40,6 +40,8 @@ class Work:
     """Starts the server of the own candidates, or finds it running; gives its URL."""
     rivals: Callable[[], Mapping[str, str | None]]
     """Example id -> the incumbent's answer."""
+    loads: Mapping[str, BenchmarkResult] = field(default_factory=dict[str, BenchmarkResult])
+    """Finished load tests."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def stage_of(
     tuned: FinetuneResult | None,
     prices: PriceBook,
     labels: Sequence[Label],
+    load: BenchmarkResult | None = None,
 ) -> Stage:
-    """The stage of one candidate.
+    """The stage of one candidate; `load` gives its dollars, where it is not rented.
 
     `inputs` holds all that its result depends on; `inputs["asked"]` only what its answers
     depend on: a new price or another metric grades and prices the old answers anew.
@@ -107,6 +110,7 @@ def stage_of(
     else:
         inputs["hardware"] = candidate.hardware.model_dump(mode="json")
         inputs["own_costs"] = workload.own_costs.model_dump(mode="json")
+        inputs["load_test"] = load.run_id if load else None
     judged = [spec for spec in workload.metrics.values() if spec.judges]
     if judged:
         inputs["judges"] = _judges(study, tuned)

@@ -12,9 +12,10 @@ from typing import get_args
 import numpy as np
 
 from pipelines.core.candidate import Own, Rent
+from pipelines.core.hardware import Figure
 from pipelines.core.prices import TokenPrice
 from pipelines.core.records import NOBODYS, Example, Outcome, Response
-from pipelines.core.results import EvaluateResult
+from pipelines.core.results import BenchmarkResult, EvaluateResult
 from pipelines.core.study import Study
 from pipelines.economics import candidate_cost
 from pipelines.economics.token_cost import mean_usd, usd_of_response
@@ -83,6 +84,7 @@ def summarise(
     model_id: str,
     eval_sha256: str,
     adapter_sha256: str | None,
+    load: BenchmarkResult | None,
 ) -> EvaluateResult:
     """Estimates, latencies and dollars of one candidate.
 
@@ -99,6 +101,8 @@ def summarise(
         model_id: MLflow LoggedModel.
         eval_sha256: digest of the items.
         adapter_sha256: of the adapter that answered.
+        load: its load test; None = rented, or not made: then the machines are counted by what the
+            evaluation reached.
     """
     candidate, workload = study.candidates[name], study.workload
     groups = {e.id: e.group for e in examples if e.group is not None}
@@ -120,7 +124,11 @@ def summarise(
         cost = candidate_cost.rented(per_call, workload.traffic)
     else:
         cost = candidate_cost.owned(
-            tasks_per_s, candidate.hardware, workload.traffic, workload.own_costs, tuned
+            _capacity(load, tasks_per_s, study.evaluate.concurrency),
+            candidate.hardware,
+            workload.traffic,
+            workload.own_costs,
+            tuned,
         )
     return EvaluateResult(
         run_id=run_id,
@@ -153,6 +161,24 @@ def summarise(
         hardware=None if isinstance(candidate, Rent) else candidate.hardware,
         adapter_sha256=adapter_sha256,
         served_models=tuple(sorted(tally.models)),
+    )
+
+
+def _capacity(
+    load: BenchmarkResult | None, tasks_per_s: float | None, concurrency: int
+) -> Figure | None:
+    """Calls per second of one machine; None = not one rate keeps the limits."""
+    if load is None:
+        source = f"what the evaluation reached, {concurrency} at a time: no load test was made"
+        known = None if tasks_per_s is None else Figure.of(tasks_per_s)
+        return known and known.model_copy(update={"source": source})
+    if load.capacity_per_s is None or not load.capacity_low:
+        return None
+    return Figure(
+        low=Decimal(repr(load.capacity_low)),
+        likely=Decimal(repr(load.capacity_per_s)),
+        high=Decimal(repr(load.capacity_high or load.capacity_per_s)),
+        source=f"load test on {load.machine}, run {load.run_id}",
     )
 
 

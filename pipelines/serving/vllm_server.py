@@ -23,6 +23,10 @@ from pipelines.core.study import VLLM_MAX_RANKS, ServeConfig
 
 BASE, TUNED = "base", "tuned"
 """Names under which the server offers the open model and the open model with its adapter."""
+QUANTIZATIONS = {"fp8": "fp8", "int8": "int8_per_channel_weight_only", "awq": "awq"}
+"""A candidate's `serving.quantization` -> vLLM's name for it."""
+NOT_ON_A_CPU = frozenset({"fp8"})
+"""Those whose kernels vLLM's build for CPUs has not."""
 GUARD = Path(__file__).with_name("guard.py")
 STOP_TIMEOUT_S = 20.0
 
@@ -49,6 +53,9 @@ def vllm_server(
     chat_template_options: Mapping[str, bool],
     config: ServeConfig,
     log_path: Path,
+    *,
+    quantization: str = "none",
+    name: str = BASE,
 ) -> Generator[str]:
     """Serve the base as `base` and, if there is an adapter, base + adapter as `tuned`.
 
@@ -59,25 +66,31 @@ def vllm_server(
         chat_template_options: the same as in training, else the prompts differ.
         config: port, memory, time limit.
         log_path: where the process writes; kept when it fails.
+        quantization: `none`, or a key of `QUANTIZATIONS`.
+        name: what the weights in `base_dir` are called; `tuned` where the adapter is in them.
 
     Yields:
         The base URL, `http://127.0.0.1:PORT/v1`.
 
     Raises:
-        ServerError: not installed, the port is taken, the process died or did not answer in time.
+        ServerError: not installed, the port is taken, the process died or did not answer in time,
+            or the quantization does not go with the machine or the weights.
     """
     check_installed()
+    _check_quantization(quantization, base_dir)
     port = _free_port() if config.port is None else _demand_port(config.port)
     command = [
         sys.executable, str(GUARD),
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(base_dir), "--served-model-name", BASE,
+        "--model", str(base_dir), "--served-model-name", name,
         "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", str(config.max_model_len),
         # As in training: by itself vLLM turns fp32 weights into bf16, and other tokens win.
-        "--dtype", "bfloat16" if has_cuda() else "float32",
+        "--dtype", "float32" if quantization == "none" and not has_cuda() else "bfloat16",
         "--seed", "0", "--disable-uvicorn-access-log",
     ]  # fmt: skip
+    if quantization != "none":
+        command += ["--quantization", QUANTIZATIONS[quantization]]
     if adapter_dir is not None:
         max_rank = min(r for r in VLLM_MAX_RANKS if r >= rank)
         command += [
@@ -105,7 +118,7 @@ def vllm_server(
         )  # fmt: skip
     try:
         _wait_until_healthy(process, port, config.startup_timeout_s, log_path)
-        for model in (BASE, TUNED) if adapter_dir else (BASE,):
+        for model in (name, TUNED) if adapter_dir else (name,):
             _warm_up(port, model, log_path)
         say(f"serve: vLLM is up after {time.perf_counter() - started:.0f} s")
         yield f"http://127.0.0.1:{port}/v1"
@@ -116,6 +129,21 @@ def vllm_server(
 def has_cuda() -> bool:
     """True where an NVIDIA driver is present; asks the file system, importing torch takes 2 s."""
     return Path("/proc/driver/nvidia/version").exists()
+
+
+def _check_quantization(quantization: str, base_dir: Path) -> None:
+    if quantization in NOT_ON_A_CPU and not has_cuda():
+        raise ServerError(
+            f"serving.quantization: {quantization} needs an NVIDIA GPU, and there is none; "
+            "on a CPU vLLM serves int8"
+        )
+    if quantization == "awq":
+        config = json.loads((base_dir / "config.json").read_text(encoding="utf-8"))
+        if (config.get("quantization_config") or {}).get("quant_method") != "awq":
+            raise ServerError(
+                f"serving.quantization: awq needs weights that were published as AWQ, and those "
+                f"in {base_dir} were not; give such a base in finetune.base, or use fp8 or int8"
+            )
 
 
 def _free_port() -> int:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-NAMES = ("evaluate",)
+NAMES = ("evaluate", "economics")
 
 
 def main() -> int:
