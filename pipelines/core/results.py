@@ -235,6 +235,8 @@ class CandidateDecision(Record):
     """Machines for the busiest minute, spares included; None when rented."""
     utilisation: float | None = None
     """Calls over what all machines that are on could answer; None when rented."""
+    capacity_per_s: Figure | None = None
+    """Calls per second of one machine that the machines are counted by; None when rented."""
     break_even_tasks_per_month: int | None
     """Volume from which this candidate is cheaper than the incumbent; None = never, or rented."""
     swings: tuple[Swing, ...] = ()

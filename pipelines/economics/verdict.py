@@ -51,6 +51,7 @@ def candidate_row(
         cost_lines=cost.lines,
         n_replicas=cost.n_replicas,
         utilisation=cost.utilisation,
+        capacity_per_s=cost.capacity_per_s,
         excluded_because=f"it is only a control of {control_of}"
         if control_of
         else misses(

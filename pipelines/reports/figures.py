@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from pipelines.core import hardware
 from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Estimate, Outcome, Record
 from pipelines.core.results import CandidateDecision, Decision, EvaluateResult, PrepareResult
@@ -111,7 +112,17 @@ def owning(decision: Decision) -> Table | None:
     rows.append(
         (Cell(text="utilisation", notes=("calls over what the machines could answer",)), *used)
     )
+    carried = (_capacity(row.capacity_per_s) for row in owned.values())
+    rows.append((Cell(text="capacity", notes=("calls per second of one machine",)), *carried))
     return Table(head=tuple(Cell(text=text) for text in ("", *owned)), rows=tuple(rows))
+
+
+def _capacity(figure: hardware.Figure | None) -> Cell:
+    if figure is None:
+        return Cell(text=NONE)
+    span = () if figure.low == figure.high else (f"{figure.low:.1f} to {figure.high:.1f}",)
+    source = (figure.source,) if figure.source else ()
+    return Cell(text=f"{figure.likely:.1f}", notes=(*span, *source))
 
 
 def machines(costs: OwnCosts) -> str:

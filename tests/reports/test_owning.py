@@ -53,6 +53,7 @@ def test_the_bill_is_shown_line_by_line_with_its_range(small_study: Path, store_
     assert "outages \N{EN DASH} not in the total" in words
     assert f"in all ${likely:,.0f} ${low:,.0f} to ${high:,.0f}" in words
     assert f"utilisation calls over what the machines could answer {row.utilisation:.1%}" in words
+    assert "what the evaluation reached, 16 at a time: no load test was made" in words
     assert "machines for the busiest minute of the month with 67% headroom, 1 spare" in report
 
     shown = terminal.table(decision)
