@@ -14,7 +14,6 @@ import asyncio
 import itertools
 import math
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -23,10 +22,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core import command
+from pipelines.core import command, machine
 from pipelines.core.candidate import Candidate, Own, Rent, Serving
 from pipelines.core.command import Options
 from pipelines.core.errors import ConfigError, ServerError
@@ -242,7 +240,7 @@ def _candidate(
             send_error_p99_s=measures.send_error_p99_s(held) if held else None,
             spent_usd=None if load.price is None else load.spent_usd,
             hardware=None if isinstance(candidate, Rent) else candidate.hardware.name,
-            machine=_machine(),
+            machine=machine.here(),
             serving=_serving(candidate, tuned),
         )
         run.log_params({"title": result.title, "machine": result.machine, **result.serving})
@@ -526,23 +524,6 @@ def _usage(exchange: Exchange) -> Usage | None:
 
 def _by_step(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
     return [list(group) for _, group in itertools.groupby(exchanges, lambda e: e.step)]
-
-
-def _machine() -> str:
-    """Processor and accelerator that the measurement ran on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
-    gpus = [
-        line.partition(":")[2].strip()
-        for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.startswith("Model:")
-    ]
-    return ", ".join([f"{len(os.sched_getaffinity(0))} cores of {model}", *gpus])
 
 
 def _metrics(result: BenchmarkResult) -> dict[str, float | None]:

@@ -36,6 +36,8 @@ class Cost(Record):
 
     usd_per_month: Decimal | None
     usd_per_task: Decimal | None
+    unknown_because: str = ""
+    """Why there are no dollars."""
     usd_per_month_low: Decimal | None = None
     """When every input lies where it makes owning cheap; None when rented."""
     usd_per_month_high: Decimal | None = None

@@ -12,15 +12,20 @@ from pipelines.economics import own_cost
 from pipelines.economics.own_cost import Spent
 
 
+def unknown(because: str) -> Cost:
+    """No dollars, and why."""
+    return Cost(usd_per_month=None, usd_per_task=None, unknown_because=because)
+
+
 def rented(usd_per_call: Decimal | None, traffic: Traffic) -> Cost:
     """Paid per call."""
     if usd_per_call is None:
-        return Cost(usd_per_month=None, usd_per_task=None)
+        return unknown("the provider reported no usage")
     return Cost(usd_per_month=usd_per_call * traffic.tasks_per_month, usd_per_task=usd_per_call)
 
 
 def owned(
-    capacity_per_s: Figure | float | None,
+    capacity_per_s: Figure | float,
     hardware: Hardware,
     traffic: Traffic,
     costs: OwnCosts,
@@ -30,7 +35,7 @@ def owned(
     """Paid by the hour, busy or idle.
 
     Args:
-        capacity_per_s: calls per second of one machine; None = not measured.
+        capacity_per_s: calls per second of one machine.
         hardware: the machine and its contract.
         traffic: the volume and its shape.
         costs: people and the rest.
@@ -40,8 +45,6 @@ def owned(
     Raises:
         ValueError: the low end of the capacity is not above 0.
     """
-    if capacity_per_s is None:
-        return Cost(usd_per_month=None, usd_per_task=None)
     capacity = capacity_per_s if isinstance(capacity_per_s, Figure) else Figure.of(capacity_per_s)
     if capacity.low <= 0:
         raise ValueError(f"capacity_per_s: {capacity.low} at its low end buys no finite fleet")

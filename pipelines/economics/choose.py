@@ -48,7 +48,7 @@ def misses(
     quality: Estimate | None,
     latency_p95_s: float | None,
     usd_per_month: Decimal | None,
-    rented: bool,
+    no_usd_because: str = "",
 ) -> str | None:
     """The first requirement that a candidate misses, in words; None when it meets all."""
     if quality is None:
@@ -65,12 +65,7 @@ def misses(
     if latency_p95_s > need.max_latency_p95_s:
         return f"p95 latency {latency_p95_s:.2f} s (limit {need.max_latency_p95_s:g} s)"
     if usd_per_month is None:
-        why = (
-            "the provider reported no usage"
-            if rented
-            else "its load test found no rate that surely keeps the latency limits"
-        )
-        return f"its cost is unknown: {why}"
+        return f"its cost is unknown: {no_usd_because or 'it was not measured'}"
     return None
 
 

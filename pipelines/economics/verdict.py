@@ -59,7 +59,7 @@ def candidate_row(
             quality=quality,
             latency_p95_s=result.latency_p95_s,
             usd_per_month=cost.usd_per_month,
-            rented=result.kind == "rent",
+            no_usd_because=cost.unknown_because,
         ),
         control_of=control_of,
         control_difference=control_difference,

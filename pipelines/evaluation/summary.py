@@ -12,12 +12,11 @@ from typing import get_args
 import numpy as np
 
 from pipelines.core.candidate import Own, Rent
-from pipelines.core.hardware import Figure
 from pipelines.core.prices import TokenPrice
 from pipelines.core.records import NOBODYS, Example, Outcome, Response
 from pipelines.core.results import BenchmarkResult, EvaluateResult
 from pipelines.core.study import Study
-from pipelines.economics import candidate_cost
+from pipelines.economics import candidate_cost, own_capacity
 from pipelines.economics.token_cost import mean_usd, usd_of_response
 from pipelines.evaluation.runner import Answers
 from pipelines.evaluation.scores import ScoreBook
@@ -123,12 +122,15 @@ def summarise(
                 spent_usd = sum(paid, Decimal(0))
         cost = candidate_cost.rented(per_call, workload.traffic)
     else:
-        cost = candidate_cost.owned(
-            _capacity(load, tasks_per_s, study.evaluate.concurrency),
-            candidate.hardware,
-            workload.traffic,
-            workload.own_costs,
-            tuned,
+        capacity = own_capacity.calls_per_s(
+            candidate, load, tasks_per_s, study.evaluate.concurrency
+        )
+        cost = (
+            candidate_cost.unknown(capacity)
+            if isinstance(capacity, str)
+            else candidate_cost.owned(
+                capacity, candidate.hardware, workload.traffic, workload.own_costs, tuned
+            )
         )
     return EvaluateResult(
         run_id=run_id,
@@ -161,24 +163,6 @@ def summarise(
         hardware=None if isinstance(candidate, Rent) else candidate.hardware,
         adapter_sha256=adapter_sha256,
         served_models=tuple(sorted(tally.models)),
-    )
-
-
-def _capacity(
-    load: BenchmarkResult | None, tasks_per_s: float | None, concurrency: int
-) -> Figure | None:
-    """Calls per second of one machine; None = not one rate keeps the limits."""
-    if load is None:
-        source = f"what the evaluation reached, {concurrency} at a time: no load test was made"
-        known = None if tasks_per_s is None else Figure.of(tasks_per_s)
-        return known and known.model_copy(update={"source": source})
-    if load.capacity_per_s is None or not load.capacity_low:
-        return None
-    return Figure(
-        low=Decimal(repr(load.capacity_low)),
-        likely=Decimal(repr(load.capacity_per_s)),
-        high=Decimal(repr(load.capacity_high or load.capacity_per_s)),
-        source=f"load test on {load.machine}, run {load.run_id}",
     )
 
 

@@ -90,11 +90,12 @@ def _cost_at(
         points: list[tuple[int, float]] = []
         for volume in volumes:
             at = traffic.model_copy(update={"tasks_per_month": volume})
-            if result.hardware is None:
+            capacity = result.cost.capacity_per_s
+            if result.hardware is None or capacity is None:
                 cost = candidate_cost.rented(result.cost.usd_per_task, at)
             else:
                 cost = candidate_cost.owned(
-                    result.cost.capacity_per_s,
+                    capacity,
                     result.hardware,
                     at,
                     study.workload.own_costs,

@@ -171,9 +171,8 @@ def test_what_the_study_does_not_say_is_no_zero() -> None:
     assert "says nothing" in unknown["tuning"]
 
 
-def test_a_capacity_that_is_unknown_or_nothing() -> None:
+def test_a_capacity_of_nothing() -> None:
     traffic = Traffic(tasks_per_month=1)
-    assert candidate_cost.owned(None, MACHINE, traffic, costs(), False).usd_per_month is None
     with pytest.raises(ValueError, match="capacity_per_s"):
         candidate_cost.owned(0.0, MACHINE, traffic, costs(), False)
 

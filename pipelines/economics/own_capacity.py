@@ -1,0 +1,47 @@
+"""What one machine was measured to carry, where it is the machine that is priced."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from pipelines.core import machine
+from pipelines.core.candidate import Baseline, Own
+from pipelines.core.hardware import Figure
+from pipelines.core.results import BenchmarkResult
+
+
+def calls_per_s(
+    candidate: Own | Baseline,
+    load: BenchmarkResult | None,
+    reached_per_s: float | None,
+    concurrency: int,
+) -> Figure | str:
+    """Calls per second of one machine, or why they are not known.
+
+    Args:
+        candidate: with the hardware that it is priced as.
+        load: its load test; None = not made.
+        reached_per_s: by an evaluation on this machine, in place of a load test; None = nothing
+            was answered.
+        concurrency: calls of that evaluation at a time.
+    """
+    measured_on = load.machine if load else machine.here()
+    gpu = candidate.hardware.gpu
+    if isinstance(candidate, Own) and not machine.has(gpu, measured_on):
+        return (
+            f"it is priced as {candidate.hardware.name} ({gpu or 'no GPU'}) and was measured on "
+            f"{measured_on}"
+        )
+    if load is None:
+        if reached_per_s is None:
+            return "nothing was answered"
+        source = f"what the evaluation reached, {concurrency} at a time: no load test was made"
+        return Figure.of(reached_per_s).model_copy(update={"source": source})
+    if load.capacity_per_s is None or not load.capacity_low:
+        return f"its load test found no rate that surely holds ({load.limited_by})"
+    return Figure(
+        low=Decimal(repr(load.capacity_low)),
+        likely=Decimal(repr(load.capacity_per_s)),
+        high=Decimal(repr(load.capacity_high or load.capacity_per_s)),
+        source=f"load test on {load.machine}, run {load.run_id}",
+    )

@@ -1,0 +1,76 @@
+"""A machine's dollars are divided by what was measured on that machine, or by nothing."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from pipelines.core import machine
+from pipelines.core.candidate import Own
+from pipelines.core.hardware import Figure, Hardware
+from pipelines.core.results import BenchmarkResult
+from pipelines.economics.own_capacity import calls_per_s
+
+H100 = "16 cores of Intel Xeon, NVIDIA H100 80GB HBM3"
+
+
+def own(gpu: str | None) -> Own:
+    price = {"low": 2, "likely": 2, "high": 2, "source": "test", "checked_on": "2026-11-21"}
+    hardware = Hardware.model_validate(
+        {
+            "name": "box",
+            "description": "",
+            "gpu": gpu,
+            "rental": {"on_demand": price},
+            "cold_start_s": 60,
+        }
+    )
+    return Own.model_construct(hardware=hardware, tuned=False)
+
+
+def load(**changes: Any) -> BenchmarkResult:
+    found: dict[str, Any] = {
+        "run_id": "r1",
+        "machine": H100,
+        "capacity_per_s": 8.0,
+        "capacity_low": 6.5,
+        "capacity_high": 9.0,
+        "limited_by": "latency_p95_s",
+    }
+    return BenchmarkResult.model_construct(**found | changes)
+
+
+def test_a_load_test_on_the_machine_that_is_priced() -> None:
+    found = calls_per_s(own("NVIDIA H100"), load(), None, 4)
+    assert isinstance(found, Figure)
+    assert (found.low, found.likely, found.high) == (Decimal("6.5"), 8, 9)
+    assert found.source is not None
+    assert "run r1" in found.source
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA A100 80 GB", None])
+def test_a_load_test_on_another_machine_prices_nothing(gpu: str | None) -> None:
+    found = calls_per_s(own(gpu), load(), 3.0, 4)
+    assert isinstance(found, str)
+    assert "box" in found
+    assert H100 in found
+
+
+def test_an_evaluation_counts_only_for_the_machine_it_ran_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "here", lambda: "2 cores of AMD EPYC")
+    found = calls_per_s(own(None), None, 3.0, 4)
+    assert isinstance(found, Figure)
+    assert found.likely == 3
+    assert isinstance(calls_per_s(own("NVIDIA H100"), None, 3.0, 4), str)
+    assert calls_per_s(own(None), None, None, 4) == "nothing was answered"
+
+
+@pytest.mark.parametrize("changes", [{"capacity_per_s": None}, {"capacity_low": 0.0}])
+def test_a_rate_that_does_not_surely_hold_is_no_capacity(changes: dict[str, Any]) -> None:
+    found = calls_per_s(own("NVIDIA H100"), load(**changes), None, 4)
+    assert isinstance(found, str)
+    assert "latency_p95_s" in found
