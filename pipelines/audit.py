@@ -12,7 +12,6 @@ Next:   python -m pipelines.run configs/NAME.yaml, with the study that --write-s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 import tempfile
@@ -21,34 +20,29 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from pipelines.core import command
-from pipelines.core.audit import AuditResult, Machine
+from pipelines.core.audit import AuditResult
 from pipelines.core.errors import ConfigError, DataError
 from pipelines.core.paths import ROOT, shown
-from pipelines.core.prices import TokenPrice
 from pipelines.core.progress import say
 from pipelines.core.records import Record
-from pipelines.core.usage_log import BadRow, GroupedBy, UsageGroup, UsageLog
+from pipelines.core.usage_log import BadRow, GroupedBy, UsageLog
 
 if TYPE_CHECKING:
-    from pipelines.economics.spend import Charge
+    from pipelines.economics.charge import Charge
     from pipelines.tracking.store import StageRun
 
 EXPERIMENT = "audit"
 MLFLOW = "mlflow:"
-MACHINE = "h100"
-"""File in configs/hardware/ that dollars are translated into."""
 EVAL_SETS = ROOT / "eval_sets"
 SAMPLE = "sampled.jsonl"
 N_PROMPTS = 200
 """Calls that --show-prompts copies out of the log."""
 N_PARAMS = 20
 """Workloads that become parameters of the MLflow run."""
-MAX_NOTES = 20
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -95,15 +89,17 @@ def audit(args: argparse.Namespace) -> Record:
         if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(f"{shown(path.absolute().parent)}: no such folder; make it first")
 
+    from pipelines.economics import audited
     from pipelines.tracking import store
 
     store.connect(args.tracking_uri)
     with _paths(args.logs) as paths:
         log = _read(paths, args)
-        charges = _charges(log.groups, args.as_of)
-        result = _result(log, charges, invoices, args)
+        charges = audited.priced(log.groups, args.as_of)
+        _check_providers(invoices, charges)
+        result = audited.result(log, charges, invoices, sources=args.logs, as_of=args.as_of)
         study = None if study_path is None else _study(result, charges, args.write_study)
-        digest = _digest(log)
+        digest = audited.digest(log)
         stage = store.Stage(
             "audit",
             EXPERIMENT,
@@ -149,6 +145,18 @@ def _invoices(given: Sequence[str]) -> dict[str, Decimal]:
     return found
 
 
+def _check_providers(invoices: Iterable[str], charges: Iterable[Charge]) -> None:
+    from pipelines.reports.names import short
+
+    known = {short(each.provider) for each in charges}
+    for provider in invoices:
+        if provider and provider not in known:
+            raise ConfigError(
+                f"--invoice {provider}=...: the logs hold no call to it; they hold calls to "
+                f"{', '.join(sorted(known - {''})) or 'providers that they do not name'}"
+            )
+
+
 def _study_path(args: argparse.Namespace) -> Path | None:
     """Where --write-study writes; nobody's study is overwritten."""
     if args.write_study is None:
@@ -185,11 +193,11 @@ def _paths(logs: Sequence[str]) -> Generator[dict[Path, str]]:
 
 
 def _read(paths: Mapping[Path, str], args: argparse.Namespace) -> UsageLog:
-    from pipelines.economics import spend
+    from pipelines.economics.charge import thresholds
     from pipelines.usage_logs.read import read
 
     log = read(
-        list(paths), thresholds=spend.thresholds(), group_by=args.by, show_prompts=args.show_prompts
+        list(paths), thresholds=thresholds(), group_by=args.by, show_prompts=args.show_prompts
     )
     if not log.groups:
         why = "; ".join(f"{reason} ({n:,} rows)" for reason, n in log.n_bad.items())
@@ -218,131 +226,14 @@ def _read(paths: Mapping[Path, str], args: argparse.Namespace) -> UsageLog:
     )
 
 
-def _charges(groups: Iterable[UsageGroup], as_of: date | None) -> list[Charge]:
-    """Every group with the price of its day, or of `as_of`."""
-    from pipelines.economics import catalog, spend
-    from pipelines.economics.price_book import load_prices
-
-    @cache
-    def price(name: str, day: date) -> TokenPrice | None:
-        try:
-            return load_prices([name], day).token_price(name)
-        except ConfigError:
-            return None
-
-    found: list[Charge] = []
-    for group in groups:
-        name = catalog.find(group.model, group.provider)
-        found.append(
-            spend.charge(group, name, None if name is None else price(name, as_of or group.day))
-        )
-    return found
-
-
-def _result(
-    log: UsageLog,
-    charges: Sequence[Charge],
-    invoices: Mapping[str, Decimal],
-    args: argparse.Namespace,
-) -> AuditResult:
-    from pipelines.economics import reconcile, spend
-    from pipelines.reports.names import short
-
-    known = {short(each.provider) for each in charges}
-    for provider in invoices:
-        if provider and provider not in known:
-            raise ConfigError(
-                f"--invoice {provider}=...: the logs hold no call to it; they hold calls to "
-                f"{', '.join(sorted(known - {''})) or 'providers that they do not name'}"
-            )
-    days = [group.day for group in log.groups]
-    n_days = (max(days) - min(days)).days + 1
-    total = spend.summed(charges)
-    machine = _machine()
-    as_of = args.as_of or date.today()
-    counted = log.n_rows - log.n_repeated
-    return AuditResult(
-        run_id="",
-        sources=tuple(args.logs),
-        files=log.files,
-        first_day=min(days),
-        last_day=max(days),
-        n_days=n_days,
-        n_days_with_calls=len(set(days)),
-        as_of=as_of,
-        prices_as_of=args.as_of,
-        n_rows=log.n_rows,
-        n_bad=log.n_bad,
-        bad_rows=log.bad_rows,
-        n_repeated=log.n_repeated,
-        repeated=log.repeated,
-        row_coverage=1 - sum(log.n_bad.values()) / counted if counted > 0 else 1.0,
-        call_coverage=total.n_calls_priced / total.n_calls if total.n_calls else None,
-        token_coverage=total.n_tokens_priced / total.n_tokens if total.n_tokens else None,
-        n_calls_summed=sum(group.n_calls for group in log.groups if group.is_sum),
-        total=total,
-        usd_per_month=spend.per_month(total.usd, n_days),
-        comparisons=reconcile.compare(charges, log.billed, invoices),
-        workloads=spend.workloads(charges, log.hourly, n_days, machine),
-        models=spend.models(charges, n_days),
-        days=spend.days(charges),
-        caching=spend.caching(charges),
-        batching=spend.batching(charges),
-        retirements=spend.retirements(charges, as_of, n_days),
-        machine=machine,
-        notes=_notes(log, charges, args.as_of),
-    )
-
-
-def _machine() -> Machine | None:
-    """None when configs/hardware/ has no such file."""
-    from pipelines.core.config import CONFIGS, read_yaml
-    from pipelines.core.hardware import Hardware
-
-    path = CONFIGS / "hardware" / f"{MACHINE}.yaml"
-    if not path.exists():
-        return None
-    hardware = Hardware.model_validate(read_yaml(path))
-    return Machine(
-        name=hardware.name,
-        description=hardware.description,
-        usd_per_hour=hardware.usd_per_hour,
-    )
-
-
-def _notes(log: UsageLog, charges: Sequence[Charge], as_of: date | None) -> tuple[str, ...]:
-    """What a reader must know before trusting the figures."""
-    from pipelines.economics import spend
-    from pipelines.economics.price_book import stale
-
-    notes = list(spend.counted_twice(charges))
-    if log.skipped:
-        listed = ", ".join(log.skipped[:MAX_NOTES])
-        notes.append(f"{len(log.skipped)} files of no known format were left out: {listed}")
-    if n := spend.summed(charges).n_tokens_without_calls:
-        notes.append(f"{n:,} tokens come as sums over an unstated number of calls")
-    if n := sum(group.n_calls for group in log.groups if group.is_sum):
-        notes.append(
-            f"{n:,} calls come as sums; whether their prompts pass a long-context threshold is "
-            "taken from the mean of each sum"
-        )
-    used = {(e.price_name or "", as_of or e.group.day): e.price for e in charges if not e.why_not}
-    old: dict[str, str] = {}
-    for (name, day), price in sorted(used.items()):
-        if price is not None and (doubt := stale(price, day)):
-            old.setdefault(name, f"{name}: {doubt}")
-    notes += list(old.values())[:MAX_NOTES]
-    if len(old) > MAX_NOTES:
-        notes.append(f"{len(old) - MAX_NOTES} more prices were checked long before or after")
-    return tuple(notes)
-
-
 def _report(
     run: StageRun, result: AuditResult, charges: Sequence[Charge], args: argparse.Namespace
 ) -> None:
     """The page and the cost rows, into the run and where the user wants them."""
+    from pipelines.economics import audited
     from pipelines.reports import audit as report
     from pipelines.reports import focus
+    from pipelines.reports.amounts import usd
     from pipelines.reports.names import short
 
     page = report.render(result)
@@ -356,33 +247,14 @@ def _report(
         _write(args.html, page)
     run.log_text(page, "audit.html")
     run.log_text(result.model_dump_json(indent=2), "audit.json")
-    run.log_metrics(_figures(result))
+    run.log_metrics(audited.figures(result))
     run.log_params(
         {
-            f"workload_{k:02}": f"{report.usd(each.usd_per_month)} a month: {short(each.workload)}"
+            f"workload_{k:02}": f"{usd(each.usd_per_month)} a month: {short(each.workload)}"
             for k, each in enumerate(result.workloads[:N_PARAMS], start=1)
         }
     )
     run.describe(report.markdown(result))
-
-
-def _figures(result: AuditResult) -> dict[str, float | None]:
-    """Metrics of the run."""
-    saved = result.batching.usd_saved
-    return {
-        "usd_total": None if result.total.usd is None else float(result.total.usd),
-        "usd_per_month": None if result.usd_per_month is None else float(result.usd_per_month),
-        "row_coverage": result.row_coverage,
-        "call_coverage": result.call_coverage,
-        "token_coverage": result.token_coverage,
-        "cache_hit_share": result.caching.hit_share,
-        "usd_saved_if_batched": None if saved is None else float(saved),
-        "n_calls": float(result.total.n_calls),
-        "n_rows": float(result.n_rows),
-        "n_bad": float(sum(result.n_bad.values())),
-        "n_repeated": float(result.n_repeated),
-        "n_workloads": float(len(result.workloads)),
-    }
 
 
 def _study(result: AuditResult, charges: Sequence[Charge], workload: str) -> str:
@@ -423,14 +295,6 @@ def _write_prompts(workload: str, logs: Sequence[Path], by: GroupedBy | None) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     say(f"audit: wrote {shown(path)}: give each row its `target` and save it as eval.jsonl")
-
-
-def _digest(log: UsageLog) -> str:
-    """SHA-256 of the calls that were counted."""
-    digest = hashlib.sha256()
-    for group in log.groups:
-        digest.update(repr(group).encode())
-    return digest.hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

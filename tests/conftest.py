@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from pipelines.core.paths import ROOT
+from pipelines.core.usage_log import UsageGroup
 
 # Nothing here may reach the network by accident, and no key of the developer's may be spent.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -61,6 +63,30 @@ def public_data() -> Path:
             "needs the public Banking77 set: set FREEHOLD_DATA to the folder above banking77/"
         )
     return Path(folder)
+
+
+CALLS = UsageGroup(
+    day=date(2026, 11, 2),
+    workload="claims",
+    grouped_by="tag",
+    provider="openai",
+    model="sol",
+    service_tier="standard",
+    region="",
+    context_over=0,
+    n_calls=100,
+    n_failed=1,
+    input_tokens=1_000_000,
+    cached_input_tokens=400_000,
+    cache_write_5m_tokens=0,
+    cache_write_1h_tokens=0,
+    output_tokens=20_000,
+    reasoning_tokens=5_000,
+    n_without_usage=0,
+    usd_reported=None,
+    is_sum=False,
+)
+"""Logged calls of one day; a test changes what it is about."""
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

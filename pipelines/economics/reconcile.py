@@ -8,9 +8,10 @@ from datetime import date
 from decimal import Decimal
 from typing import Literal
 
-from pipelines.core.audit import Comparison
+from pipelines.core.audit import Comparison, Spend
 from pipelines.core.usage_log import BilledLine
-from pipelines.economics.spend import Charge, counted
+from pipelines.economics.charge import Charge, grouped
+from pipelines.economics.spend import counted, summed
 
 TOLERANCE = Decimal("0.005")
 """Share of the stated dollars by which ours may differ."""
@@ -38,7 +39,7 @@ def compare(
 
 def _invoice(charges: Sequence[Charge], provider: str, stated: Decimal) -> Comparison:
     part = [each for each in charges if provider in ("", each.provider)]
-    return _comparison(provider, "invoice", None, _usd(part), stated, _unpriced(part))
+    return _comparison(provider, "invoice", None, summed(part), stated)
 
 
 def _cost_reports(charges: Sequence[Charge], billed: Iterable[BilledLine]) -> list[Comparison]:
@@ -47,12 +48,10 @@ def _cost_reports(charges: Sequence[Charge], billed: Iterable[BilledLine]) -> li
         stated[line.provider][line.day] += line.usd
     found: list[Comparison] = []
     for provider, by_day in sorted(stated.items()):
-        ours: dict[date, list[Charge]] = defaultdict(list)
-        for each in charges:
-            if each.provider == provider:
-                ours[each.group.day].append(each)
+        part = [each for each in charges if each.provider == provider]
+        ours = grouped(part, lambda each: each.group.day)
         both = sorted(ours.keys() & by_day.keys())
-        part = [each for day in both for each in ours[day]]
+        spend = summed(each for day in both for each in ours[day])
         notes = [f"{counted(len(both), 'day')} that both cover"]
         if only := by_day.keys() - ours.keys():
             usd = sum((by_day[day] for day in only), Decimal(0))
@@ -60,33 +59,24 @@ def _cost_reports(charges: Sequence[Charge], billed: Iterable[BilledLine]) -> li
         if only := ours.keys() - by_day.keys():
             notes.append(f"{counted(len(only), 'day')} of the logs not in the cost report")
         total = sum((by_day[day] for day in both), Decimal(0)) if both else None
-        notes.append(_unpriced(part))
-        found.append(
-            _comparison(
-                provider, "cost report", None, _usd(part), total, "; ".join(filter(None, notes))
-            )
-        )
+        found.append(_comparison(provider, "cost report", None, spend, total, *notes))
         for day in sorted(ours.keys() | by_day.keys()):
-            note = _unpriced(ours[day]) if day in ours else "no logged call on this day"
+            note = "no logged call on this day" if day not in ours else ""
             if day not in by_day:
-                note = "; ".join(filter(None, ("not in the cost report", note)))
-            usd = _usd(ours[day]) if day in ours else None
-            found.append(_comparison(provider, "cost report", day, usd, by_day.get(day), note))
+                note = "not in the cost report"
+            spend = summed(ours.get(day, ()))
+            found.append(_comparison(provider, "cost report", day, spend, by_day.get(day), note))
     return found
 
 
 def _stated_by_the_log(charges: Sequence[Charge]) -> list[Comparison]:
-    parts: dict[str, list[Charge]] = defaultdict(list)
-    for each in charges:
-        if each.group.usd_reported is not None:
-            parts[each.label].append(each)
+    telling = (each for each in charges if each.group.usd_reported is not None)
+    parts = grouped(telling, lambda each: each.label)
     found: list[Comparison] = []
     for label, part in sorted(parts.items()):
-        priced = [each for each in part if not each.why_not]
-        both = priced or part
+        both = [each for each in part if not each.why_not] or part
         stated = sum((each.group.usd_reported or Decimal(0) for each in both), Decimal(0))
-        note = _unpriced(part)
-        found.append(_comparison(label, "log", None, _usd(priced), stated, note))
+        found.append(_comparison(label, "log", None, summed(part), stated))
     return found
 
 
@@ -94,11 +84,13 @@ def _comparison(
     subject: str,
     against: Literal["cost report", "invoice", "log"],
     day: date | None,
-    ours: Decimal | None,
+    spend: Spend,
     stated: Decimal | None,
-    note: str,
+    *notes: str,
 ) -> Comparison:
+    ours, n = spend.usd, spend.n_calls - spend.n_calls_priced
     difference = None if ours is None or stated is None else ours - stated
+    unpriced = f"{counted(n, 'logged call')} without a price" if n else ""
     return Comparison(
         subject=subject,
         against=against,
@@ -110,16 +102,5 @@ def _comparison(
         agrees=None
         if difference is None or stated is None
         else abs(difference) <= TOLERANCE * abs(stated),
-        note=note,
+        note="; ".join(filter(None, (*notes, unpriced))),
     )
-
-
-def _usd(charges: Iterable[Charge]) -> Decimal | None:
-    """Of those that are priced; None when there is none."""
-    known = [usd for each in charges if (usd := each.usd) is not None]
-    return sum(known, Decimal(0)) if known else None
-
-
-def _unpriced(charges: Iterable[Charge]) -> str:
-    n = sum(each.group.n_calls if each.why_not else each.group.n_without_usage for each in charges)
-    return f"{counted(n, 'logged call')} without a price" if n else ""

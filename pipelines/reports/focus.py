@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from pipelines.core.audit import Comparison, TokenClass
-from pipelines.economics.spend import Charge
+from pipelines.economics.charge import Charge
 from pipelines.economics.token_cost import MILLION
 from pipelines.reports.names import spreadsheet
 
@@ -42,13 +42,14 @@ COLUMNS: tuple[str, ...] = (
     "ConsumedQuantity",
     "ConsumedUnit",
     "ListUnitPrice",
-    "SkuMeter",
+    "x_token_class",
     "x_model",
     "x_service_tier",
     "x_context_tier",
     "x_workload",
     "x_task_count",
 )
+"""No `SkuMeter`: the format wants it empty without a `SkuId`, and no log states one."""
 NAMES = {
     "ChargeDescription",
     "InvoiceIssuerName",
@@ -145,7 +146,7 @@ def _rows(key: Key, charges: Sequence[Charge]) -> Iterator[Row]:
                 "ConsumedQuantity": str(n),
                 "ConsumedUnit": "Tokens",
                 "ListUnitPrice": _number(unit_price),
-                "SkuMeter": meter,
+                "x_token_class": meter,
                 "x_model": model,
                 "x_service_tier": tier,
                 "x_context_tier": context,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,32 +18,14 @@ from pipelines.core.config import load_study
 from pipelines.core.errors import ConfigError
 from pipelines.core.usage_log import BadRow, BilledLine, SourceFile, UsageGroup, UsageLog
 from pipelines.core.workload import Traffic
-from pipelines.economics.spend import Charge
+from pipelines.economics import audited as audits
+from pipelines.economics.charge import Charge
 from pipelines.reports import audit as report
 from pipelines.reports import study_file
+from tests import conftest
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e\n![x](http://e) {{ 7*7 }} |\"': #" * 6
-CALLS = UsageGroup(
-    day=date(2026, 11, 2),
-    workload="claims",
-    grouped_by="tag",
-    provider="anthropic",
-    model="claude-haiku-4-5",
-    service_tier="standard",
-    region="",
-    context_over=0,
-    n_calls=100,
-    n_failed=0,
-    input_tokens=1_000_000,
-    cached_input_tokens=400_000,
-    cache_write_5m_tokens=0,
-    cache_write_1h_tokens=0,
-    output_tokens=20_000,
-    reasoning_tokens=5_000,
-    n_without_usage=0,
-    usd_reported=None,
-    is_sum=False,
-)
+CALLS = replace(conftest.CALLS, provider="anthropic", model="claude-haiku-4-5")
 MONDAY = int(datetime(2026, 11, 2, tzinfo=UTC).timestamp()) // 3600
 
 
@@ -65,9 +46,8 @@ def audited(
         n_repeated=len(parts.get("repeated", ())),  # pyright: ignore[reportArgumentType]
         **parts,  # pyright: ignore[reportArgumentType]
     )
-    charges = audit._charges(groups, None)
-    args = argparse.Namespace(logs=["a.jsonl"], as_of=None)
-    return audit._result(log, charges, invoices or {}, args), charges
+    charges = audits.priced(groups, None)
+    return audits.result(log, charges, invoices or {}, sources=["a.jsonl"], as_of=None), charges
 
 
 def words(page: str) -> str:
@@ -248,14 +228,14 @@ def test_an_incumbent_without_a_file_is_written_out(tmp_path: Path) -> None:
 
 
 def test_a_cost_report_is_shown_day_by_day() -> None:
-    charges = audit._charges([CALLS], None)
+    charges = audits.priced([CALLS], None)
     log = UsageLog(
         files=(), groups=[CALLS], billed=[
             BilledLine(day=CALLS.day, provider="anthropic", project="", description="",
                        usd=Decimal("0.70")),
         ], hourly={}, n_rows=1, n_bad={}, bad_rows=(), n_repeated=0,
     )  # fmt: skip
-    result = audit._result(log, charges, {}, argparse.Namespace(logs=["x"], as_of=None))
+    result = audits.result(log, charges, {}, sources=["x"], as_of=None)
     page = report.render(result)
     assert "cost report, 2026-11-02 $0.7400 $0.7000 $0.0400 (5.71 %) above" in section(
         page, "Against cost reports, day by day"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -70,6 +71,14 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (1, "luna-us", "luna-us", "standard", 0, 1, 0, 50, 0, 0, 0, 5, 0),
         (1, "sol-eu", SOL, "standard", 0, 2, 0, 2000, 0, 0, 0, 400, 0),
     ],
+    # The gateway: Claude's 974 cached tokens stand beside its 26. The account: lists over the parts
+    # of a call, 700 + 100; its request log has the same call without tokens, and a throttled one.
+    # A later part of a message, a thread and an audit record are no calls.
+    "azure_monitor.jsonl": [
+        (1, "haiku-eu", HAIKU, "standard", 0, 1, 0, 1000, 974, 0, 0, 50, 0),
+        (1, "luna-eu", LUNA, "standard", 0, 2, 1, 800, 256, 0, 0, 100, 0),
+        (1, "sol-eu", SOL, "standard", 0, 1, 0, 1200, 1000, 0, 0, 300, 0),
+    ],
     # 500 + 1000 read + 300 written.
     "bedrock.jsonl": [
         (1, ROLE, "amazon.nova-2-lite-v1:0", "standard", 0, 2, 1, 700, 0, 0, 0, 70, 0),
@@ -125,6 +134,7 @@ BAD: dict[str, dict[str, list[int]]] = {
     "anthropic_usage.jsonl": {},
     "anthropic_costs.json": {"no amount, or one that cannot be read": [1]},
     "azure.jsonl": {NO_TIME: [5]},
+    "azure_monitor.jsonl": {NO_TIME: [9]},
     "bedrock.jsonl": {},
     "gemini.jsonl": {NO_TIER: [4]},
     "litellm.jsonl": {CACHED: [5]},
@@ -204,3 +214,26 @@ def test_sums_of_a_day_have_no_hour_and_those_of_an_hour_have() -> None:
     assert all(each.is_sum for each in found.groups)
     assert found.hourly == {"proj_mail": {1793664000 // 3600: 70}}
     assert log("table.csv").hourly == {}
+
+
+def test_a_call_that_two_azure_logs_hold_counts_once_with_its_tokens() -> None:
+    found = log("azure_monitor.jsonl")
+    [again] = found.repeated
+    assert (found.n_repeated, again.line) == (1, 4)
+    assert again.reason.endswith("azure_monitor.jsonl:5")
+    [luna] = [each for each in found.groups if each.model == LUNA]
+    assert (luna.provider, luna.n_without_usage) == ("azure", 1)
+
+
+def test_azure_properties_may_be_an_object_or_its_text(tmp_path: Path) -> None:
+    rows_of: list[list[tuple[object, ...]]] = []
+    for change in (json.loads, lambda text: text):
+        lines = (FIXTURES / "azure_monitor.jsonl").read_text(encoding="utf-8").splitlines()
+        calls = [json.loads(line) for line in lines]
+        for each in calls:
+            if isinstance(each["properties"], str):
+                each["properties"] = change(each["properties"])
+        path = tmp_path / "PT1H.json"
+        path.write_text("".join(json.dumps(each) + "\n" for each in calls), encoding="utf-8")
+        rows_of.append(rows(read([path], thresholds=THRESHOLDS)))
+    assert rows_of[0] == rows_of[1] != []
