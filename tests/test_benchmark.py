@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from decimal import Decimal
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import mlflow
 import pytest
+from aiohttp import web
 from pydantic import ValidationError
 
 from pipelines import serve
-from pipelines.benchmark import REQUESTS, benchmark, show
+from pipelines.benchmark import benchmark, show
 from pipelines.core.candidate import Own, Serving
 from pipelines.core.command import Options, plan_table
 from pipelines.core.config import load_study
@@ -26,11 +30,13 @@ from pipelines.core.errors import ConfigError, ServerError
 from pipelines.core.paths import ROOT
 from pipelines.core.results import BenchmarkResult, BenchmarkResults, Plan
 from pipelines.core.study import ServeConfig, Study
+from pipelines.economics import own_prices
 from pipelines.evaluate import evaluate
+from pipelines.evaluation.load_test import REQUESTS
 from pipelines.load.send import Exchange
 from pipelines.serving.vllm_server import vllm_server
 from pipelines.tracking import store
-from tests.conftest import threaded_server
+from tests.conftest import scripted_server, sse, threaded_server
 
 QUICK = (
     "benchmark.candidates=null",
@@ -107,7 +113,7 @@ def test_the_server_of_a_baseline_ends_when_its_parent_does(small_study: Path) -
     }  # fmt: skip
     study = load_study(small_study, [f"candidates.rules={json.dumps(candidate)}"])
     rules = study.candidates["rules"].model_dump(mode="json")
-    code = "from pipelines.benchmark import serve_apart; serve_apart()"
+    code = "from pipelines.serving.apart import serve_apart; serve_apart()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -151,6 +157,55 @@ def test_the_load_is_made_of_the_requests_of_the_quality_run(
     assert len(bodies) == result.n_requests
     assert result.spent_usd is not None
     assert 0 < result.spent_usd < 5
+
+
+@contextmanager
+def caching_server() -> Generator[str]:
+    """Reports 100 tokens in, 20 of them read from a cache and 30 written to it, and 5 out."""
+    usage = {
+        "prompt_tokens": 100, "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 20, "cache_write_tokens": 30},
+    }  # fmt: skip
+    choice = {"delta": {"content": "refund"}, "finish_reason": "stop"}
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await sse(request, [{"choices": [choice], "usage": usage}])
+
+    url: Queue[str] = Queue()
+    end = threading.Event()
+
+    async def serve() -> None:
+        async with scripted_server("/chat/completions", answer) as address:
+            url.put(address)
+            await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    try:
+        yield url.get(timeout=30)
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_what_was_written_to_a_cache_is_in_the_price(
+    small_study: Path, store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prices").mkdir()
+    (tmp_path / "prices" / "acme.yaml").write_text(
+        "tokens: {acme/m: {usd_per_million_input_tokens: 2, usd_per_million_output_tokens: 8, "
+        "usd_per_million_cached_input_tokens: 0.5, usd_per_million_cache_write_5m_tokens: 10, "
+        "source: a page, checked_on: 2026-09-01}}",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(own_prices, "FOLDER", tmp_path / "prices")
+    with caching_server() as url:
+        # A limit that nothing keeps: only the three requests one after another are sent.
+        more = ("candidates.frontier.price=acme/m", "benchmark.limits={latency_p95_s: 0.000001}")
+        result = measured(small_study, store_uri, *paid(url), *more).results["frontier"]
+    assert (result.n_requests, [e.error for e in exchanges(result)]) == (3, [None] * 3)
+    # Each: 50 x $2 + 20 x $0.50 + 30 x $10 + 5 x $8 per million = $0.00045.
+    assert result.spent_usd == Decimal("0.00135")
 
 
 def test_the_spending_cap_ends_the_load_before_it_is_passed(

@@ -53,10 +53,10 @@ def server_latency_s(exchange: Exchange) -> float | None:
 
 def tpot_s(exchange: Exchange) -> float | None:
     """Seconds per output token after the first; None for fewer than two tokens."""
-    n, first = exchange.output_tokens, exchange.first_token_s
-    if n is None or n < 2 or first is None:
+    usage, first = exchange.usage, exchange.first_token_s
+    if usage is None or usage.output_tokens < 2 or first is None:
         return None
-    return (exchange.end_s - first) / (n - 1)
+    return (exchange.end_s - first) / (usage.output_tokens - 1)
 
 
 OF_LIMIT: Mapping[str, Timed] = {

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -19,10 +20,9 @@ from aiohttp.tracing import TraceRequestChunkSentParams
 
 from pipelines import providers
 from pipelines.core.errors import ProviderError
-from pipelines.core.records import Record
-from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
+from pipelines.core.records import Record, Usage
+from pipelines.providers import Ask, ChatRequest, Completion, Endpoint, openai_compatible
 from pipelines.providers.http import Caller, Events, Handle, StreamReader, server_sent_events
-from pipelines.providers.openai_compatible import PUBLIC_URL, bearer, chat
 
 LEAD_S = 0.05
 """Between the call and the start of the schedule."""
@@ -50,9 +50,8 @@ class Exchange(Record):
     """When the stream had ended, or the request had failed."""
     gaps_s: tuple[float, ...] = ()
     """Between pieces of the answer."""
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_input_tokens: int | None = None
+    usage: Usage | None = None
+    """None when the provider reported none."""
     error: str | None = None
     """Why there is no answer; such a request keeps no limit."""
 
@@ -122,13 +121,11 @@ async def connected(endpoint: Endpoint, provider: str) -> AsyncGenerator[Ask]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S), trace_configs=[trace]
     ) as client:
+        connect = providers.load(provider)
         if provider == "openai_compatible":
-            base_url = (endpoint.base_url or PUBLIC_URL).rstrip("/")
-            limit = "max_completion_tokens" if base_url == PUBLIC_URL else "max_tokens"
-            yield chat(_OneTry(client, unlimited), base_url, bearer(endpoint), limit)
-        else:
-            async with providers.load(provider)(unlimited, client) as ask:
-                yield ask
+            connect = partial(openai_compatible.connect, caller=_OneTry)
+        async with connect(unlimited, client) as ask:
+            yield ask
 
 
 async def _note_sent(_session: object, _context: object, _: TraceRequestChunkSentParams) -> None:
@@ -191,7 +188,6 @@ async def _exchange(
     pieces = clock.pieces
     if not pieces and done.ttft_s is not None:
         pieces = [end - done.latency_s + done.ttft_s]
-    usage = done.usage
     return Exchange(
         **about,
         sent_s=None if clock.sent is None else clock.sent - start,
@@ -199,7 +195,5 @@ async def _exchange(
         last_token_s=clock.pieces[-1] - start if clock.pieces else None,
         end_s=end - start,
         gaps_s=tuple(b - a for a, b in itertools.pairwise(pieces)),
-        input_tokens=usage.input_tokens if usage else None,
-        output_tokens=usage.output_tokens if usage else None,
-        cached_input_tokens=usage.cached_input_tokens if usage else None,
+        usage=done.usage,
     )

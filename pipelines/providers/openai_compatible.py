@@ -24,12 +24,14 @@ SERVICE_TIER = "service_tier"
 
 
 @asynccontextmanager
-async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
-    """Speak to `endpoint`."""
+async def connect(
+    endpoint: Endpoint, client: aiohttp.ClientSession, caller: type[Caller] = Caller
+) -> AsyncGenerator[Ask]:
+    """Speak to `endpoint`; `caller` makes the calls."""
     base_url = (endpoint.base_url or PUBLIC_URL).rstrip("/")
     # OpenAI's own models refuse `max_tokens`; many other servers know nothing else.
     limit = "max_completion_tokens" if base_url == PUBLIC_URL else "max_tokens"
-    yield chat(Caller(client, endpoint), base_url, bearer(endpoint), limit)
+    yield chat(caller(client, endpoint), base_url, bearer(endpoint), limit)
 
 
 def bearer(endpoint: Endpoint) -> dict[str, str]:

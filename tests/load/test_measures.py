@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.core.records import Usage
 from pipelines.load.measures import (
     latency_s,
     measure,
@@ -22,6 +23,10 @@ from pipelines.load.measures import (
 from pipelines.load.send import Exchange
 
 
+def tokens(n: int | None) -> Usage | None:
+    return None if n is None else Usage(input_tokens=4, output_tokens=n)
+
+
 def exchange(due: float, latency: float, **more: Any) -> Exchange:
     """Sent when it was due, first token after half of its latency."""
     about: dict[str, Any] = {
@@ -30,7 +35,7 @@ def exchange(due: float, latency: float, **more: Any) -> Exchange:
         "sent_s": due,
         "first_token_s": due + latency / 2,
         "end_s": due + latency,
-        "output_tokens": 11,
+        "usage": tokens(11),
     }
     return Exchange(**(about | more))
 
@@ -55,9 +60,9 @@ def test_both_clocks() -> None:
     )
 
 
-@pytest.mark.parametrize("tokens", [None, 0, 1])
-def test_an_answer_of_one_token_has_no_time_per_token(tokens: int | None) -> None:
-    assert tpot_s(exchange(0.0, 1.0, output_tokens=tokens)) is None
+@pytest.mark.parametrize("n", [None, 0, 1])
+def test_an_answer_of_one_token_has_no_time_per_token(n: int | None) -> None:
+    assert tpot_s(exchange(0.0, 1.0, usage=tokens(n))) is None
 
 
 def test_percentiles_are_none_until_there_are_enough() -> None:
@@ -100,7 +105,7 @@ def test_a_failed_request_keeps_no_limit() -> None:
 
 
 def test_the_limit_on_time_per_token_leaves_short_answers_out() -> None:
-    short = [exchange(k / 10, 9.0, output_tokens=1) for k in range(1, 51)]
+    short = [exchange(k / 10, 9.0, usage=tokens(1)) for k in range(1, 51)]
     long = [exchange(5 + k / 10, 1.0) for k in range(1, 51)]  # 0.05 s a token
     assert measure(short + long, 10.0, 0, {"tpot_p95_s": 0.06}, 0.0).broke == ()
     assert measure(short + long, 10.0, 0, {"tpot_p95_s": 0.04}, 0.0).broke == ("tpot_p95_s",)

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from pipelines.core.paths import ROOT
-from pipelines.core.records import Message
+from pipelines.core.records import Message, Usage
 from pipelines.load.measures import latency_s, tpot_s
 from pipelines.load.send import Exchange, connected, send
 from pipelines.providers import ChatRequest, Endpoint
@@ -93,7 +93,8 @@ def test_times_tokens_and_gaps_of_a_stream() -> None:
         for text, wait_s in (("", 0.0), ("a", 0.1), ("b", 0.1), ("c", 0.2)):
             await asyncio.sleep(wait_s)
             await response.write(f"data: {json.dumps(event(text))}\n\n".encode())
-        usage = {"prompt_tokens": 9, "completion_tokens": 3}
+        cache = {"cached_tokens": 2, "cache_write_tokens": 4}
+        usage = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": cache}
         last = event("", finish_reason="stop") | {"usage": usage}
         await response.write(f"data: {json.dumps(last)}\n\n".encode())
         return response
@@ -113,7 +114,9 @@ def test_times_tokens_and_gaps_of_a_stream() -> None:
     assert len(first.gaps_s) == 2
     assert first.gaps_s[0] >= 0.09
     assert first.gaps_s[1] >= 0.19
-    assert (first.input_tokens, first.output_tokens) == (9, 3)
+    assert first.usage == Usage(
+        input_tokens=9, cached_input_tokens=2, cache_write_5m_tokens=4, output_tokens=3
+    )
     per_token = tpot_s(first)
     assert per_token is not None
     assert per_token >= 0.145  # 0.3 s for two tokens after the first
@@ -134,7 +137,7 @@ def test_an_error_is_an_exchange_and_is_not_tried_again(status: int) -> None:
 
     [only] = asyncio.run(run())
     assert only.error == f"HTTP {status}: no"
-    assert (only.first_token_s, only.output_tokens, latency_s(only)) == (None, None, None)
+    assert (only.first_token_s, only.usage, latency_s(only)) == (None, None, None)
     assert n_asked == 1
 
 
@@ -210,4 +213,5 @@ def test_another_protocol_is_asked_through_its_provider(monkeypatch: pytest.Monk
     assert only.sent_s is not None
     assert only.first_token_s is not None
     assert only.first_token_s - only.sent_s >= 0.045
-    assert (only.gaps_s, only.output_tokens) == ((), 2)
+    assert only.gaps_s == ()
+    assert only.usage == Usage(input_tokens=4, output_tokens=2)
