@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -34,12 +35,16 @@ _TIER_CASES = " ".join(
 SETUP = f"""
 SET TimeZone = 'UTC';
 SET enable_progress_bar = false;
-CREATE TEMP MACRO moment(t) AS coalesce(TRY_CAST(t AS TIMESTAMPTZ), make_timestamptz(TRY_CAST(
-    TRY_CAST(t AS DOUBLE) * CASE length(split_part(t, '.', 1))
+CREATE TEMP MACRO zoned(t) AS coalesce(
+    TRY_CAST(TRY_CAST(t AS TIMESTAMPTZ) AS TIMESTAMP),
+    make_timestamp(TRY_CAST(TRY_CAST(t AS DOUBLE) * CASE length(split_part(t, '.', 1))
         WHEN 10 THEN 1e6 WHEN 13 THEN 1e3 WHEN 16 THEN 1 WHEN 19 THEN 1e-3 END AS BIGINT)));
+CREATE TEMP MACRO moment(t) AS
+    CASE WHEN t[-1] = 'Z' AND t[-2] <= '9' THEN TRY_CAST(t AS TIMESTAMP) ELSE zoned(t) END;
 CREATE TEMP MACRO tier_of(t) AS CASE lower(t) {_TIER_CASES} END;
 """
-"""Times are ISO 8601, those without an offset in UTC, or epochs in seconds to nanoseconds."""
+"""Times are ISO 8601, those without an offset in UTC, or epochs in seconds to nanoseconds; those
+that end in Z are read without a look at time zones, which is faster."""
 KEYS = (
     "hour", "workload", "grouped_by", "provider", "model", "tier", "region", "context_over",
     "is_sum", "timed", "reason",
@@ -57,7 +62,7 @@ SUMS = {
     "n_without_usage": "CASE WHEN code // 16 % 2 = 1 THEN n_calls ELSE 0 END",
 }
 """What is known of a call, or of a group of calls with one `code`."""
-FIRST, LAST = "TIMESTAMPTZ '2015-01-01'", "TIMESTAMPTZ '2100-01-01'"
+FIRST, LAST = "TIMESTAMP '2015-01-01'", "TIMESTAMP '2100-01-01'"
 PROBLEMS = {
     "model IS NULL AND ts IS NULL AND input IS NULL AND output IS NULL":
         "no JSON object, or one without model, time and tokens",
@@ -92,6 +97,9 @@ DEFAULTS = {
 WHOLE_ROWS = ("lines", "csv", "parquet")
 """Kinds of files in which a call's place is that of its record."""
 NAMED: tuple[str, ...] = get_args(GroupedBy)
+"""What a workload's name may be taken from, the most telling first; every call has a model."""
+NO_LINE = "CAST(NULL AS BIGINT) AS line"
+"""Column of rows that are not numbered."""
 
 
 def canonical(
@@ -100,6 +108,7 @@ def canonical(
     shape: Shape,
     *,
     numbered: bool = False,
+    recorded: str | None = None,
 ) -> str:
     """SQL of the canonical columns of files of one kind and one format, `filename` and `line`.
 
@@ -109,10 +118,11 @@ def canonical(
         shape: of their format.
         numbered: `line` is the ordinal of the record, or of the row where one document holds
             many; otherwise NULL, which is faster.
+        recorded: SQL that reads the records; None = `source.records`.
     """
     by_record = numbered and sources[0].kind in WHOLE_ROWS
-    ordinal, nothing = "row_number() OVER () AS line", "CAST(NULL AS BIGINT) AS line"
-    recorded = records(engine, sources, shape.fields, ordinal if by_record else nothing)
+    ordinal = "row_number() OVER () AS line"
+    recorded = recorded or records(engine, sources, shape.fields, ordinal if by_record else NO_LINE)
     rows = f"SELECT * REPLACE ({ordinal}) FROM rows" if numbered and not by_record else "FROM rows"
     stated, types = (shape.call, CALL) if shape.call else (shape.bill, BILL)
     values = ", ".join(
@@ -123,6 +133,25 @@ def canonical(
         f"WITH records AS ({recorded}), rows AS ({shape.rows}) "
         f"SELECT {values}, filename, line FROM ({rows}) WHERE {shape.keep}"
     )
+
+
+def constant(engine: duckdb.DuckDBPyConnection, shape: Shape, lacking: str) -> dict[str, str]:
+    """Canonical columns that are the same in every row of a file, as SQL.
+
+    Args:
+        engine: asked which columns can be told from what the file lacks.
+        shape: of the file's format.
+        lacking: SQL of one row with the fields of `shape` that the file does not hold, and only
+            those.
+    """
+    found: dict[str, str] = {}
+    for name, column_type in CALL.items():
+        value = f"TRY_CAST({_known(name, shape.call)} AS {column_type})"
+        with contextlib.suppress(duckdb.BinderException):
+            row = engine.execute(f"SELECT CAST({value} AS VARCHAR) FROM ({lacking})").fetchone()
+            text = row[0] if row else None
+            found[name] = f"CAST({'NULL' if text is None else literal(text)} AS {column_type})"
+    return found
 
 
 def _known(name: str, stated: Mapping[str, str]) -> str:
@@ -136,17 +165,20 @@ def keyed(calls: str, thresholds: Sequence[int], by: Sequence[str]) -> str:
     """SQL that adds `workload` to canonical calls, and `code`: all keys that are small numbers.
 
     Few columns to group by are what makes the reading fast, and so is asking first whether a row
-    is fine as nearly every one is.
+    is fine as nearly every one is, and naming the groups rather than the rows where one column
+    has the names.
 
     Args:
         calls: SQL of `canonical`.
         thresholds: input tokens above which some price is another, the largest first.
         by: what a workload's name is taken from: the first of these that a row states.
     """
-    names = {each: f"left(prompt, {PROMPT_CHARACTERS})" if each == "prompt" else each
-             for each in by}  # fmt: skip
-    workload = _cases({f"{each} <> ''": name for each, name in names.items()}, "NULL")
-    told_by = _cases({f"{each} <> ''": n for n, each in enumerate(names)})
+    workload, told_by = by[0], "0"
+    if not _one_name(by):
+        names = {each: f"left(prompt, {PROMPT_CHARACTERS})" if each == "prompt" else each
+                 for each in by}  # fmt: skip
+        workload = _cases({f"{each} <> ''": name for each, name in names.items()}, "NULL")
+        told_by = _cases({f"{each} <> ''": n for n, each in enumerate(names)})
     length = "coalesce(length, CASE WHEN is_sum THEN input // nullif(n_calls, 0) ELSE input END)"
     over = _cases({f"{length} > {each}": n for n, each in enumerate(thresholds, start=1)})
     if thresholds:
@@ -164,17 +196,26 @@ def keyed(calls: str, thresholds: Sequence[int], by: Sequence[str]) -> str:
 def keys(thresholds: Sequence[int], by: Sequence[str]) -> str:
     """SELECT list of `KEYS` from what `keyed` makes."""
     n = len(thresholds) + 1
+    workload = "workload"
     told_by = _cases(
         {f"code // {256 * n} % 8 = {k}": literal(each) for k, each in enumerate(by)}, "NULL"
     )
+    if _one_name(by):
+        workload = _cases({"workload <> ''": "workload", "model <> ''": "model"}, "NULL")
+        told_by = _cases({"workload <> ''": literal(by[0])}, literal(by[-1]))
     over = _cases({f"code // 256 % {n} = {k}": each for k, each in enumerate(thresholds, start=1)})
     problems = [literal(each) for each in PROBLEMS.values()]
     wrong = _cases({f"code % 16 = {k}": each for k, each in enumerate(problems, start=1)}, "NULL")
-    return f"""CAST(code // {2048 * n} AS INTEGER) AS hour, workload, {told_by} AS grouped_by,
-        provider, model, tier_of(tier) AS tier, region, {over} AS context_over,
-        code // 128 % 2 = 1 AS is_sum, code // 64 % 2 = 1 AS timed,
+    return f"""CAST(code // {2048 * n} AS INTEGER) AS hour, {workload} AS workload,
+        {told_by} AS grouped_by, provider, model, tier_of(tier) AS tier, region,
+        {over} AS context_over, code // 128 % 2 = 1 AS is_sum, code // 64 % 2 = 1 AS timed,
         CASE WHEN code % 16 > 0 THEN {wrong}
             WHEN tier_of(tier) IS NULL THEN {literal(UNKNOWN_TIER)} END AS reason"""
+
+
+def _one_name(by: Sequence[str]) -> bool:
+    """Whether one column has the workload's name, and the model where that is empty."""
+    return len(by) < 3 and by[0] != "prompt"
 
 
 def _cases(cases: Mapping[str, object], otherwise: str = "0") -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from pipelines.core.errors import DataError
 from pipelines.core.usage_log import (
@@ -23,14 +24,17 @@ from pipelines.core.usage_log import (
     UsageLog,
 )
 from pipelines.usage_logs import formats
+from pipelines.usage_logs.alike import Alike, alike
 from pipelines.usage_logs.calls import (
     BILL_REASON,
     GROUPED,
     KEYS,
     NAMED,
+    NO_LINE,
     SUMMED,
     SUMS,
     canonical,
+    constant,
     keyed,
     keys,
 )
@@ -53,8 +57,8 @@ PROVIDERS = {
     "mistral_ai": "mistral", "mistralai": "mistral", "x_ai": "xai", "together": "together_ai",
 }  # fmt: skip
 """What logs call a provider -> the price catalog's name, where that differs."""
-SMALL_FILE_BYTES = 64 * 1024**2
-"""Larger ones are read one by one: groups of one file at a time stay in the processor's cache."""
+LONG_FILE_BYTES = 64 * 1024**2
+"""Such files are read one by one: groups of one file at a time stay in the processor's cache."""
 EPOCH = date(1970, 1, 1)
 CSV_ROW = "a row that does not fit the table"
 _TABLES = f"""
@@ -63,7 +67,7 @@ CREATE TEMP TABLE grouped (filename VARCHAR, hour INTEGER, workload VARCHAR, gro
     is_sum BOOLEAN, timed BOOLEAN, reason VARCHAR, n_rows BIGINT,
     {", ".join(f"{name} {'DECIMAL(38, 12)' if name == 'usd' else 'HUGEINT'}" for name in SUMS)},
     n_usd BIGINT, ids UBIGINT[]);
-CREATE TEMP TABLE bills (source INTEGER, line BIGINT, ts TIMESTAMPTZ, provider VARCHAR,
+CREATE TEMP TABLE bills (source INTEGER, line BIGINT, ts TIMESTAMP, provider VARCHAR,
     project VARCHAR, description VARCHAR, usd DECIMAL(28, 12), request_id VARCHAR, reason VARCHAR);
 """  # fmt: skip
 
@@ -117,6 +121,7 @@ class _Reading:
         self.number_of = {each.path: number for number, each in enumerate(found.sources)}
         self.rejected: list[BadRow] = []
         self.n_rejected: Counter[int] = Counter()
+        self.constants: dict[tuple[str, str], dict[str, str]] = {}
 
     def log(self, show_prompts: bool) -> UsageLog:
         self.engine.execute(_TABLES)
@@ -155,23 +160,50 @@ class _Reading:
         if shape.bill:
             for each in sources:
                 self._scan_bill(each, shape)
-        else:
-            calls = keyed(canonical(self.engine, sources, shape), self.thresholds, self.by)
-            sums = ", ".join(f"sum({each}) AS {each}" for each in SUMMED if each != "n_calls")
-            n_calls = "sum(n_calls)" if "n_calls" in shape.call else "count(*)"
-            known = "CASE WHEN request_id IS NOT NULL AND code % 16 = 0 THEN hash(request_id) END"
-            ids = f"list({known})" if "request_id" in shape.call else "NULL"
-            alone = len(sources) == 1
-            by = ", ".join(GROUPED if alone else ("filename", *GROUPED))
-            filename = literal(sources[0].path) if alone else "filename"
-            self.engine.execute(
-                f"INSERT INTO grouped SELECT {filename}, {keys(self.thresholds, self.by)}, n_rows, "
-                f"{', '.join(SUMS.values())}, n_usd, ids FROM (SELECT {by}, count(*) AS n_rows, "
-                f"{n_calls} AS n_calls, {sums}, count(usd) AS n_usd, {ids} AS ids "
-                f"FROM ({calls}) GROUP BY {by})"
-            )
+        elif not self._scan_alike(sources, shape):
+            self._scan_calls(sources, shape, None)
         if sources[0].kind == "csv":
             self._note_rejected(sources[0])
+
+    def _scan_alike(self, sources: Sequence[Source], shape: Shape) -> bool:
+        """Add a long file whose records are all alike; False = it is not one."""
+        if len(sources) > 1 or not _is_long(sources[0]):
+            return False
+        found = alike(self.engine, sources[0], shape.fields, NO_LINE)
+        if found is None:
+            return False
+        try:
+            self._scan_calls(sources, shape, found)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error:  # a record that is not like the first ones
+            return False
+        return True
+
+    def _scan_calls(self, sources: Sequence[Source], shape: Shape, found: Alike | None) -> None:
+        told = (sources[0].format, found.lacking if found else "SELECT NULL")
+        if told not in self.constants:
+            self.constants[told] = constant(self.engine, shape, told[1])
+        same = self.constants[told]
+        by = [each for each in self.by if each not in same or each == self.by[-1]]
+        canon = canonical(self.engine, sources, shape, recorded=found and found.records)
+        filename = literal(sources[0].path) if len(sources) == 1 else "filename"
+        grouped = [each for each in ("filename", *GROUPED) if each not in same]
+        sums = {each: f"sum({each})" for each in SUMMED} | {
+            each: f"{value} * count(*)" for each, value in same.items() if each in SUMMED
+        }
+        fixed = "".join(f", {same[each]} AS {each}" for each in GROUPED if each in same)
+        ids = "NULL"
+        if "request_id" not in same:
+            known = "request_id IS NOT NULL AND code % 16 = 0"
+            ids = f"list(hash(request_id)) FILTER (WHERE {known})"
+        self.engine.execute(
+            f"INSERT INTO grouped SELECT {filename}, {keys(self.thresholds, by)}, n_rows, "
+            f"{', '.join(SUMS.values())}, n_usd, ids FROM (SELECT {', '.join(grouped)}{fixed}, "
+            f"count(*) AS n_rows, {', '.join(f'{sum_} AS {each}' for each, sum_ in sums.items())}, "
+            f"count(usd) AS n_usd, {ids} AS ids FROM ({keyed(canon, self.thresholds, by)}) "
+            f"GROUP BY {', '.join(grouped)})"
+        )
 
     def _scan_bill(self, source: Source, shape: Shape) -> None:
         self.engine.execute(
@@ -205,14 +237,19 @@ class _Reading:
         ids themselves compared. Ids that are mere numbers are compared within their file.
         """
         columns = ", ".join((*KEYS, *SUMS))
+        hashes = self.engine.sql("SELECT unnest(ids) AS id FROM grouped").to_arrow_reader()
+        ids = np.concatenate([np.empty(0, np.uint64), *(each["id"].to_numpy() for each in hashes)])
+        ids.sort()
+        twice = np.unique(ids[1:][ids[1:] == ids[:-1]])
+        self.engine.register("twice", {"id": twice})
         self.engine.execute(f"""
-            CREATE TEMP TABLE twice AS SELECT id FROM (SELECT unnest(ids) AS id FROM grouped)
-                WHERE id IS NOT NULL GROUP BY id HAVING count(*) > 1;
             CREATE TEMP TABLE suspects AS SELECT 0 AS source, CAST(0 AS BIGINT) AS line,
                 '' AS request_id, {columns} FROM grouped LIMIT 0;
         """)
-        holding = self._all("""SELECT DISTINCT filename FROM (
-            SELECT filename, unnest(ids) AS id FROM grouped) SEMI JOIN twice USING (id)""")
+        holding: list[tuple[str]] = []
+        if len(twice):
+            holding = self._all("""SELECT DISTINCT filename FROM (
+                SELECT filename, unnest(ids) AS id FROM grouped) SEMI JOIN twice USING (id)""")
         for number in sorted(self.number_of[filename] for (filename,) in holding):
             self.engine.execute(
                 f"INSERT INTO suspects SELECT {number}, line, request_id, {columns} "
@@ -361,12 +398,16 @@ class _Reading:
         return self.engine.execute(query).fetchall()
 
 
+def _is_long(source: Source) -> bool:
+    return source.kind == "lines" and Path(source.path).stat().st_size >= LONG_FILE_BYTES
+
+
 def _batches(sources: Sequence[Source]) -> list[list[Source]]:
     """Files that one query reads: small ones of a format together, other files and kinds alone."""
     together: dict[tuple[str, str, int], list[Source]] = defaultdict(list)
     for number, each in enumerate(sources):
-        small = each.kind == "lines" and Path(each.path).stat().st_size < SMALL_FILE_BYTES
-        together[each.format, each.kind, -1 if small else number].append(each)
+        alone = each.kind != "lines" or _is_long(each)
+        together[each.format, each.kind, number if alone else -1].append(each)
     return list(together.values())
 
 

@@ -22,7 +22,7 @@ Fields = Mapping[str, Any]
 """Key of a JSON object -> DuckDB type, nested `Fields`, or a list of one of them."""
 
 CALL = {
-    "ts": "TIMESTAMPTZ",
+    "ts": "TIMESTAMP",
     "timed": "BOOLEAN",
     "provider": "VARCHAR",
     "model": "VARCHAR",
@@ -55,7 +55,7 @@ longest prompt, where a sum states it; `prompt` is the system prompt; `timed` is
 the day is known; `messages` and `answer` are JSON or text.
 """
 BILL = {
-    "ts": "TIMESTAMPTZ",
+    "ts": "TIMESTAMP",
     "provider": "VARCHAR",
     "project": "VARCHAR",
     "description": "VARCHAR",
