@@ -121,6 +121,7 @@ class _Reading:
         self.number_of = {each.path: number for number, each in enumerate(found.sources)}
         self.rejected: list[BadRow] = []
         self.n_rejected: Counter[int] = Counter()
+        self.compared: set[tuple[str, str, str]] = set()
         self.constants: dict[tuple[str, str], dict[str, str]] = {}
 
     def log(self, show_prompts: bool) -> UsageLog:
@@ -169,7 +170,7 @@ class _Reading:
         """Add a long file whose records are all alike; False = it is not one."""
         if len(sources) > 1 or not _is_long(sources[0]):
             return False
-        found = alike(self.engine, sources[0], shape.fields, NO_LINE)
+        found = alike(self.engine, sources[0], shape.fields, NO_LINE, self.compared)
         if found is None:
             return False
         try:

@@ -30,6 +30,8 @@ WRITE = """COPY (SELECT
     FROM range({first}, {last}) t(i)) TO '{path}' (FORMAT JSON)"""
 TIMED = """
 import json, resource, sys, time
+import duckdb, pyarrow
+from pipelines.usage_logs.read import read
 start = time.perf_counter()
 {body}
 wall = time.perf_counter() - start
@@ -37,7 +39,6 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({{"wall": wall, "peak": peak, "tokens": tokens}}))
 """
 OURS = """
-from pipelines.usage_logs.read import read
 log = read(sys.argv[1:], thresholds=[200_000, 272_000])
 assert not log.n_bad and not log.n_repeated, log
 tokens = {}
@@ -47,7 +48,6 @@ for each in log.groups:
         of_model[k] += n
 """
 BARE = """
-import duckdb
 engine = duckdb.connect()
 engine.execute("SET enable_progress_bar = false")
 rows = engine.execute(
