@@ -84,6 +84,7 @@ CALLS = UsageGroup(
     reasoning_tokens=5_000,
     n_without_usage=0,
     usd_reported=None,
+    format="LiteLLM spend logs",
     is_sum=False,
 )
 """Logged calls of one day; a test changes what it is about."""

@@ -153,6 +153,8 @@ class Comparison(Record):
     """Whose dollars: a provider's, `provider/model` beside the log's own; empty = all of them."""
     against: Literal["cost report", "invoice", "log"]
     """`log`: the dollars that the logs themselves state, for the calls that carry some."""
+    format: str = ""
+    """Of the log that states them; empty = not a log."""
     day: date | None
     """None = all days together."""
     usd_list: Decimal | None

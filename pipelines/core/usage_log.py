@@ -47,6 +47,8 @@ class UsageGroup:
     """Calls whose tokens the log does not state: they are counted, and not in the dollars."""
     usd_reported: Decimal | None
     """What the log itself says they cost; None = it says nothing, or not for every call."""
+    format: str
+    """Title of the format of the log that they stand in."""
     is_sum: bool
     """True when the log gives sums over calls: `context_over` is then taken from their mean."""
 

@@ -71,12 +71,13 @@ def _cost_reports(charges: Sequence[Charge], billed: Iterable[BilledLine]) -> li
 
 def _stated_by_the_log(charges: Sequence[Charge]) -> list[Comparison]:
     telling = (each for each in charges if each.group.usd_reported is not None)
-    parts = grouped(telling, lambda each: each.label)
+    parts = grouped(telling, lambda each: (each.label, each.group.format))
     found: list[Comparison] = []
-    for label, part in sorted(parts.items()):
+    for (label, format_), part in sorted(parts.items()):
         both = [each for each in part if not each.why_not] or part
         stated = sum((each.group.usd_reported or Decimal(0) for each in both), Decimal(0))
-        found.append(_comparison(label, "log", None, summed(part), stated))
+        compared = _comparison(label, "log", None, summed(part), stated)
+        found.append(compared.model_copy(update={"format": format_}))
     return found
 
 

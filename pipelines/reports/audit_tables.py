@@ -38,7 +38,7 @@ def differences(compared: Sequence[Comparison]) -> Table:
     """Our dollars beside those that others state."""
     rows: list[tuple[Cell, ...]] = []
     for each in compared[: 2 * MAX_ROWS]:
-        against = {"log": "what the log itself says"}.get(each.against, each.against)
+        against = f"what {each.format} say" if each.against == "log" else each.against
         tags = ("differs",) if each.agrees is False else ()
         rows.append(
             (

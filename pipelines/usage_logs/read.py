@@ -294,14 +294,22 @@ class _Reading:
         columns = ", ".join(KEYS)
         minus = ", ".join(f"-{name}" for name in ("n_rows", *SUMS, "n_usd"))
         sums = ", ".join(f"sum({name}) AS {name}" for name in ("n_rows", *SUMS, "n_usd"))
+        titles = ", ".join(
+            f"({number}, {literal(each.path)}, {literal(formats.load(each.format).TITLE)})"
+            for number, each in enumerate(self.found.sources)
+        )
         self.engine.execute(f"""
-            CREATE TEMP TABLE totals AS SELECT {columns}, {sums} FROM (
-                SELECT {columns}, n_rows, {", ".join(SUMS)}, n_usd FROM grouped WHERE reason IS NULL
-                UNION ALL SELECT {columns}, {minus} FROM repeated)
-            GROUP BY {columns} HAVING sum(n_rows) > 0;
+            CREATE TEMP TABLE titles AS
+                SELECT * FROM (VALUES {titles}) AS titles(source, filename, format);
+            CREATE TEMP TABLE totals AS SELECT {columns}, format, {sums} FROM (
+                SELECT {columns}, format, n_rows, {", ".join(SUMS)}, n_usd
+                    FROM grouped JOIN titles USING (filename) WHERE reason IS NULL
+                UNION ALL SELECT {columns}, format, {minus}
+                    FROM repeated JOIN titles USING (source))
+            GROUP BY {columns}, format HAVING sum(n_rows) > 0;
             UPDATE totals SET workload = {named(show_prompts)} WHERE grouped_by = 'prompt';
         """)
-        fixed = [name for name in KEYS if name not in ("hour", "timed", "reason")]
+        fixed = [name for name in (*KEYS, "format") if name not in ("hour", "timed", "reason")]
         counts = [name for name in SUMS if name != "usd"]
         daily = f"""SELECT hour // 24 AS day, {", ".join(fixed)},
                 {", ".join(f"coalesce(sum({name}), 0)::HUGEINT AS {name}" for name in counts)},
@@ -433,5 +441,6 @@ def _group(row: dict[str, Any]) -> UsageGroup:
         reasoning_tokens=row["reasoning"],
         n_without_usage=row["n_without_usage"],
         usd_reported=row["usd"],
+        format=row["format"],
         is_sum=row["is_sum"],
     )

@@ -70,3 +70,17 @@ def test_the_logs_own_dollars_are_compared_for_the_calls_that_carry_some() -> No
     assert (ours.usd_list, ours.usd_stated) == (Decimal("1.48"), Decimal("1.60"))
     assert unpriced.subject == "mystery"
     assert (unpriced.usd_list, unpriced.usd_stated, unpriced.agrees) == (None, Decimal(3), None)
+
+
+def test_each_log_answers_for_the_dollars_that_it_states() -> None:
+    charges = [
+        sol(usd_reported=Decimal("1.48")),
+        sol(usd_reported=Decimal("1.30"), format="table (CSV)"),
+    ]
+    first, second = reconcile.compare(charges, [], {})
+    assert (first.format, first.usd_stated, first.agrees) == (
+        "LiteLLM spend logs", Decimal("1.48"), True,
+    )  # fmt: skip
+    assert (second.format, second.usd_stated, second.agrees) == (
+        "table (CSV)", Decimal("1.30"), False,
+    )  # fmt: skip
