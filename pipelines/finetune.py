@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.core import command
+from pipelines.core import command, machine
 from pipelines.core.command import Options
 from pipelines.core.progress import say
 from pipelines.core.records import Record, TrainingRow
@@ -90,6 +90,7 @@ def finetune(study: Study, options: Options, prepared: Record | None = None) -> 
             final_loss=trained.final_loss,
             tokens_per_s=trained.tokens_per_s,
             train_s=trained.train_s,
+            machine=machine.here(),
             peak_memory_gib=trained.peak_memory_gib,
         )
         run.log_metrics(

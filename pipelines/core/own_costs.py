@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,6 +40,17 @@ class Tuning(Record):
     """Until the base model is retired, or the workload has drifted away."""
     refreshes: Amount
     """How often all of it is done again within that life."""
+
+
+class Spent(Record):
+    """What one round of this study's tuning was measured to take; None = not known."""
+
+    training_hours: float | None = None
+    """On the candidate's hardware, one run."""
+    evaluation_usd: Decimal | None = None
+    """Paid for the answers of closed models."""
+    judge_usd: Decimal | None = None
+    """Paid for judging the tuned model's answers once."""
 
 
 class Risk(Record):

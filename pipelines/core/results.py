@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Literal
 
 from pipelines.core.hardware import Figure, Hardware
+from pipelines.core.own_costs import Spent
 from pipelines.core.prices import TokenPrice
 from pipelines.core.records import Difference, Estimate, Record
 from pipelines.core.workload import RetrievalMethod
@@ -100,6 +101,8 @@ class FinetuneResult(Record):
     tokens_per_s: float
     """Tokens without padding, per second of training."""
     train_s: float
+    machine: str = ""
+    """That it was trained on; empty = not noted."""
     peak_memory_gib: float
 
 
@@ -140,6 +143,8 @@ class EvaluateResult(Record):
     tasks_per_s: float | None
     """Answers per second of wall time while requests were in flight."""
     cost: Cost
+    spent: Spent | None = None
+    """What making this model was measured to take; None = it was not tuned."""
     spent_usd: Decimal | None
     """List price of all calls so far, failed ones included; None when owned or simulated."""
     judge_usd: Decimal | None = None

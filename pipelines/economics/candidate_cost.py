@@ -5,11 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 
 from pipelines.core.hardware import Figure, Hardware
-from pipelines.core.own_costs import OwnCosts
+from pipelines.core.own_costs import OwnCosts, Spent
 from pipelines.core.results import Cost
 from pipelines.core.workload import Traffic
 from pipelines.economics import own_cost
-from pipelines.economics.own_cost import Spent
 
 
 def unknown(because: str) -> Cost:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Literal
 
 from pipelines.core.hardware import END_NAMES, OTHER, End, Figure, Hardware
-from pipelines.core.own_costs import OwnCosts
+from pipelines.core.own_costs import OwnCosts, Spent
 from pipelines.core.records import Record
 from pipelines.core.results import CostLine
 from pipelines.core.workload import Traffic
@@ -25,16 +25,6 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 }
 """What a study may leave out -> the symbols of which one would tell it."""
 NOT_SAID = "not in the total: the study says nothing of it"
-
-
-class Spent(Record):
-    """What one round of this study's tuning has cost; None = not known."""
-
-    training_hours: float | None = None
-    """On the candidate's hardware, one run."""
-    evaluation_usd: Decimal | None = None
-    """Paid for the answers of closed models."""
-    judge_usd: Decimal | None = None
 
 
 class Owning(Record):
@@ -221,11 +211,13 @@ def _tuning(at: Mapping[str, Decimal]) -> Decimal:
 
 
 def _as_spent(spent: Spent) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
+    values: dict[str, float | Decimal] = {}
     if spent.training_hours is not None:
-        found["tuning.machine_hours_per_trial"] = Figure.of(spent.training_hours)
+        values["tuning.machine_hours_per_trial"] = spent.training_hours
     for name, usd in (("eval", spent.evaluation_usd), ("judge", spent.judge_usd)):
         if usd is not None:
-            found[f"tuning.{name}_calls"] = Figure.of(1)
-            found[f"tuning.usd_per_{name}_call"] = Figure.of(usd)
-    return found
+            values |= {f"tuning.{name}_calls": 1, f"tuning.usd_per_{name}_call": usd}
+    return {
+        name: Figure.of(value).model_copy(update={"source": "measured by this study"})
+        for name, value in values.items()
+    }

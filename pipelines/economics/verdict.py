@@ -153,6 +153,7 @@ def _owning(study: Study, result: EvaluateResult) -> Owning | None:
         workload.traffic,
         workload.own_costs,
         result.tuned,
+        result.spent,
     )
 
 

@@ -157,7 +157,7 @@ def _grade(
         judge_usd=judged.usd, simulated_metrics=tuple(sorted(judged.simulated)),
         run_id=run.run_id, model_id=model_id, eval_sha256=job.work.prepared.eval_sha256,
         adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,
-        load=job.work.loads.get(job.name),
+        load=job.work.loads.get(job.name), trained=job.tuned,
     )  # fmt: skip
     run.log_metrics(figures(result), model_id=model_id)
     run.set_tags(

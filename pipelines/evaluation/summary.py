@@ -14,9 +14,9 @@ import numpy as np
 from pipelines.core.candidate import Own, Rent
 from pipelines.core.prices import TokenPrice
 from pipelines.core.records import NOBODYS, Example, Outcome, Response
-from pipelines.core.results import BenchmarkResult, EvaluateResult
+from pipelines.core.results import BenchmarkResult, EvaluateResult, FinetuneResult
 from pipelines.core.study import Study
-from pipelines.economics import candidate_cost, own_capacity
+from pipelines.economics import candidate_cost, own_measured
 from pipelines.economics.token_cost import mean_usd, usd_of_response
 from pipelines.evaluation.runner import Answers
 from pipelines.evaluation.scores import ScoreBook
@@ -84,6 +84,7 @@ def summarise(
     eval_sha256: str,
     adapter_sha256: str | None,
     load: BenchmarkResult | None,
+    trained: FinetuneResult | None,
 ) -> EvaluateResult:
     """Estimates, latencies and dollars of one candidate.
 
@@ -102,6 +103,7 @@ def summarise(
         adapter_sha256: of the adapter that answered.
         load: its load test; None = rented, or not made: then the machines are counted by what the
             evaluation reached.
+        trained: how its adapter came about; None = it has none.
     """
     candidate, workload = study.candidates[name], study.workload
     groups = {e.id: e.group for e in examples if e.group is not None}
@@ -111,6 +113,10 @@ def summarise(
     tasks_per_s = throughput(tally.starts, tally.latencies)
     tuned = isinstance(candidate, Own) and candidate.tuned
     spent_usd, title = None, candidate.title
+    spent = None
+    if isinstance(candidate, Own) and trained is not None:
+        paid_for = None if simulated_metrics else judge_usd
+        spent = own_measured.spent(candidate, trained, paid_for)
     if isinstance(candidate, Rent):
         per_call = None
         if price is not None:
@@ -122,14 +128,14 @@ def summarise(
                 spent_usd = sum(paid, Decimal(0))
         cost = candidate_cost.rented(per_call, workload.traffic)
     else:
-        capacity = own_capacity.calls_per_s(
+        capacity = own_measured.calls_per_s(
             candidate, load, tasks_per_s, study.evaluate.concurrency
         )
         cost = (
             candidate_cost.unknown(capacity)
             if isinstance(capacity, str)
             else candidate_cost.owned(
-                capacity, candidate.hardware, workload.traffic, workload.own_costs, tuned
+                capacity, candidate.hardware, workload.traffic, workload.own_costs, tuned, spent
             )
         )
     return EvaluateResult(
@@ -156,6 +162,7 @@ def summarise(
         ttft_p50_s=_percentile(tally.ttfts, 50),
         tasks_per_s=tasks_per_s,
         cost=cost,
+        spent=spent,
         spent_usd=spent_usd,
         judge_usd=judge_usd,
         n_broken_off=tally.n_broken_off,

@@ -100,6 +100,7 @@ def _cost_at(
                     at,
                     study.workload.own_costs,
                     result.tuned,
+                    result.spent,
                 )
             if cost.usd_per_month is not None:
                 points.append((volume, float(cost.usd_per_month)))

@@ -9,10 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.core.hardware import Figure, Hardware
-from pipelines.core.own_costs import OwnCosts
+from pipelines.core.own_costs import OwnCosts, Spent
 from pipelines.core.workload import Traffic
 from pipelines.economics import candidate_cost, own_cost
-from pipelines.economics.own_cost import Spent
 
 MACHINE = Hardware.model_validate(
     {

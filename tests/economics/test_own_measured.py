@@ -1,4 +1,4 @@
-"""A machine's dollars are divided by what was measured on that machine, or by nothing."""
+"""A machine's dollars are multiplied and divided by what was measured on that machine alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from pipelines.core import machine
 from pipelines.core.candidate import Own
 from pipelines.core.hardware import Figure, Hardware
-from pipelines.core.results import BenchmarkResult
-from pipelines.economics.own_capacity import calls_per_s
+from pipelines.core.results import BenchmarkResult, FinetuneResult
+from pipelines.economics.own_measured import calls_per_s, spent
 
 H100 = "16 cores of Intel Xeon, NVIDIA H100 80GB HBM3"
 
@@ -74,3 +74,12 @@ def test_a_rate_that_does_not_surely_hold_is_no_capacity(changes: dict[str, Any]
     found = calls_per_s(own("NVIDIA H100"), load(**changes), None, 4)
     assert isinstance(found, str)
     assert "latency_p95_s" in found
+
+
+def test_training_hours_count_where_they_were_spent() -> None:
+    trained = FinetuneResult.model_construct(train_s=5400.0, machine=H100)
+    here = spent(own("NVIDIA H100"), trained, Decimal("1.25"))
+    assert (here.training_hours, here.judge_usd) == (1.5, Decimal("1.25"))
+    assert spent(own("NVIDIA L4"), trained, None).training_hours is None
+    unknown = FinetuneResult.model_construct(train_s=5400.0, machine="")
+    assert spent(own(None), unknown, None).training_hours is None

@@ -1,4 +1,4 @@
-"""What one machine was measured to carry, where it is the machine that is priced."""
+"""What was measured of an owned candidate, where that was on the machine that is priced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from decimal import Decimal
 from pipelines.core import machine
 from pipelines.core.candidate import Baseline, Own
 from pipelines.core.hardware import Figure
-from pipelines.core.results import BenchmarkResult
+from pipelines.core.own_costs import Spent
+from pipelines.core.results import BenchmarkResult, FinetuneResult
 
 
 def calls_per_s(
@@ -45,3 +46,15 @@ def calls_per_s(
         high=Decimal(repr(load.capacity_high or load.capacity_per_s)),
         source=f"load test on {load.machine}, run {load.run_id}",
     )
+
+
+def spent(candidate: Own, trained: FinetuneResult, judge_usd: Decimal | None) -> Spent:
+    """What one round of tuning took.
+
+    Args:
+        candidate: with the hardware that training hours are priced by.
+        trained: how its adapter came about.
+        judge_usd: paid for judging its answers; None = not known, or simulated.
+    """
+    same = trained.machine and machine.has(candidate.hardware.gpu, trained.machine)
+    return Spent(training_hours=trained.train_s / 3600 if same else None, judge_usd=judge_usd)
