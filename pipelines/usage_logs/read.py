@@ -42,7 +42,7 @@ from pipelines.usage_logs.engine import MEMORY_GIB, explained, named, opened, te
 from pipelines.usage_logs.formats import Shape
 from pipelines.usage_logs.formats.fields import literal
 from pipelines.usage_logs.prompts import prompts as prompts
-from pipelines.usage_logs.source import Found, Source, find, numbered_lines
+from pipelines.usage_logs.source import Found, Source, find, lines_of
 
 N_LISTED = 20
 """Rows listed of each thing that is wrong; the rest are counted."""
@@ -392,12 +392,8 @@ class _Reading:
         for number, group in groupby(sorted(places), key=lambda place: place[0]):
             source, ordinals = self.found.sources[number], [ordinal for _, ordinal in group]
             if source.kind == "lines":
-                wanted = ", ".join(map(str, ordinals))
-                found = self._all(
-                    f"SELECT ordinal, line FROM ({numbered_lines(source)}) "
-                    f"WHERE ordinal IN ({wanted})"
-                )
-                lines |= {(number, ordinal): line for ordinal, line in found}
+                found = lines_of(source, set(ordinals))
+                lines |= {(number, ordinal): line for ordinal, line in found.items()}
             else:
                 header = 1 if source.kind == "csv" else 0
                 lines |= {(number, ordinal): ordinal + header for ordinal in ordinals}

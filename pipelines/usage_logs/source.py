@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -235,14 +236,23 @@ def records(
     )
 
 
-def numbered_lines(source: Source) -> str:
-    """SQL for the lines of a JSON Lines file that hold something: `line`, and their `ordinal`."""
-    return f"""SELECT line, row_number() OVER () AS ordinal FROM (
-        SELECT row_number() OVER () AS line, text FROM read_csv({literal(source.path)},
-            columns = {{text: 'VARCHAR'}}, delim = '', quote = '', escape = '', header = false,
-            auto_detect = false, encoding = 'latin-1', strict_mode = false,
-            max_line_size = {MAX_LINE_BYTES}, parallel = false)
-        ) WHERE trim(text, ' \t\r') <> ''"""
+def lines_of(source: Source, ordinals: Collection[int]) -> dict[int, int]:
+    """Ordinal of a record in a JSON Lines file -> its line, both from 1; empty lines are none."""
+    import pyarrow  # not above: 0.2 s, and needed only here
+
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(Path(source.path).suffix.lower())
+    stream = pyarrow.input_stream(source.path, compression=packed)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    found: dict[int, int] = {}
+    ordinal, last = 0, max(ordinals)
+    with io.BufferedReader(stream) as lines:  # pyright: ignore[reportUnknownArgumentType]
+        for line, text in enumerate(lines, start=1):
+            if text.strip(b" \t\r\n"):
+                ordinal += 1
+                if ordinal in ordinals:
+                    found[ordinal] = line
+            if ordinal == last:
+                break
+    return found
 
 
 def _columns(engine: duckdb.DuckDBPyConnection, kind: Kind, path: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow
 import pytest
 
 from pipelines.core.errors import ConfigError, DataError
@@ -113,6 +114,17 @@ def test_lines_are_right_far_into_a_file(tmp_path: Path) -> None:
     assert again.line == 140_001
     assert again.reason.endswith("log.jsonl:8")
     assert n_calls(log) == 149_998
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_lines_are_counted_whatever_they_hold(tmp_path: Path, ending: str) -> None:
+    raw = text(call(1, tag="5 \u20ac"), "", "  ", "\U0001f600 {broken \u20ac", call(3)).encode()
+    packed = {".gz": gzip.compress, ".zst": lambda each: pyarrow.compress(each, "zstd", True)}
+    path = tmp_path / f"log.jsonl{ending}"
+    path.write_bytes(packed[ending](raw) if ending else raw)
+    log = read_one(path)
+    assert n_calls(log) == 2
+    assert places(log) == [(path.name, 4, UNREADABLE)]
 
 
 def test_a_repeated_request_counts_once_across_files_and_formats(tmp_path: Path) -> None:
