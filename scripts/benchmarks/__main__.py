@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-NAMES = ("evaluate", "economics")
+NAMES = ("evaluate", "economics", "decide")
 
 
 def main() -> int:
