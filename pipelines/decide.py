@@ -1,6 +1,11 @@
 """Decide for one workload: own, rent, hybrid, or not enough evidence.
 
     python -m pipelines.decide configs/quickstart.yaml --set workload.traffic.tasks_per_month=90000
+    python -m pipelines.decide --scores results.csv --incumbent gpt --margin 0.02 --error-cost 0.5
+
+The second form needs no study: it decides on anybody's results per item (columns example_id,
+candidate, score; and, where known, usd, latency_s, group, slice, confidence, kind), writes
+nothing, and lists its flags with --scores --help.
 
 Reads:  the `benchmark` and `evaluate` runs of every candidate (made now if needed)
 Writes: result.json (a Decision) and report.html in one MLflow run, tag stage=decide
@@ -9,12 +14,16 @@ Next:   python -m pipelines.promote configs/quickstart.yaml
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
 
 from pipelines.benchmark import benchmark
 from pipelines.core import command
 from pipelines.core.command import Options
+from pipelines.core.errors import ConfigError
 from pipelines.core.progress import say
 from pipelines.core.records import Difference, Record, Score
 from pipelines.core.results import (
@@ -24,10 +33,12 @@ from pipelines.core.results import (
     Decision,
     EvaluateResult,
     EvaluateResults,
+    Kind,
     Plan,
     PlannedStage,
     PrepareResult,
 )
+from pipelines.core.ruling import Ruling
 from pipelines.core.study import Study
 from pipelines.evaluate import check, evaluate
 from pipelines.evaluation.asked import repeated
@@ -210,5 +221,150 @@ def _figures(decision: Decision) -> dict[str, float | None]:
     }
 
 
+def add_score_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a decision without a study."""
+    add = parser.add_argument
+    add(
+        "--scores",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="CSV, JSON Lines or Parquet, also .gz and .zst; one row per item and candidate",
+    )
+    add("--incumbent", required=True, metavar="NAME", help="the candidate that is used today")
+    add(
+        "--margin",
+        type=_share,
+        required=True,
+        help="the loss of quality that is still good enough, such as 0.02; fix it beforehand",
+    )
+    add(
+        "--error-cost",
+        type=_usd,
+        metavar="USD",
+        help="what a wrong answer costs that nobody notices",
+    )
+    add(
+        "--value-per-task",
+        type=_usd,
+        metavar="USD",
+        help="what a right answer is worth: a wrong one misses it, beside --error-cost",
+    )
+    add(
+        "--requests-per-month",
+        type=_count,
+        metavar="N",
+        help="for dollars a month, and whether more items are worth their price",
+    )
+    add(
+        "--kind",
+        type=_kind,
+        action="append",
+        default=[],
+        metavar="NAME=own|rent|baseline",
+        help="what a candidate is, where the file has no column `kind`; may be repeated",
+    )
+    add(
+        "--max-latency-p95",
+        type=_usd,
+        metavar="SECONDS",
+        help="candidates not shown to be this fast are out",
+    )
+    add(
+        "--min-coverage",
+        type=_share,
+        default=0.98,
+        metavar="SHARE",
+        help="share of the items that must have a score (default 0.98)",
+    )
+    add(
+        "--slice-margin",
+        type=_share,
+        metavar="SHARE",
+        help="the loss in one slice that is not worth an alarm (default: the margin)",
+    )
+    add(
+        "--usd-per-label",
+        type=_usd,
+        metavar="USD",
+        help="what the score of one more item costs, beside the answers",
+    )
+    add("--alpha", type=_share, default=0.05, help="one-sided, of every test (default 0.05)")
+
+
+def decide_scores(args: argparse.Namespace) -> Ruling:
+    """Decide on a table of scores."""
+    from pipelines.data import score_table
+    from pipelines.economics.rule import rule
+
+    if not 0 < args.alpha < 0.5:
+        raise ConfigError(f"--alpha {args.alpha:g}: choose one above 0 and below 0.5")
+    table = score_table.read(args.scores, args.incumbent, dict(args.kind))
+    for note in table.notes:
+        say(f"decide: {note}")
+    stakes = [each for each in (args.error_cost, args.value_per_task) if each is not None]
+    return rule(
+        table,
+        incumbent=args.incumbent,
+        margin=args.margin,
+        alpha=args.alpha,
+        usd_per_error=sum(stakes) if stakes else None,
+        requests_per_month=args.requests_per_month,
+        min_coverage=args.min_coverage,
+        max_latency_p95_s=args.max_latency_p95,
+        usd_per_label=args.usd_per_label,
+        slice_margin=args.slice_margin,
+    )
+
+
+def show_ruling(record: Record) -> str:
+    """The table of a decision without a study."""
+    from pipelines.reports import ruling
+
+    assert isinstance(record, Ruling)
+    return ruling.table(record)
+
+
+def _share(text: str) -> float:
+    if 0 <= (value := _number(text)) < 1:
+        return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1, such as 0.02")
+
+
+def _usd(text: str) -> float:
+    if 0 <= (value := _number(text)) < float("inf"):
+        return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _count(text: str) -> int:
+    if text.replace("_", "").isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests such as 100000")
+
+
+def _kind(text: str) -> tuple[str, Kind]:
+    name, _, value = text.rpartition("=")
+    for kind in get_args(Kind):
+        if name and kind == value:
+            return name, kind
+    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=own, NAME=rent or NAME=baseline")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Decide on a study, or with `--scores` on a table."""
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--scores" for word in words):
+        return command.without_study(__doc__, add_score_flags, decide_scores, show_ruling, argv)
+    return command.main(__doc__, decide, show, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(command.main(__doc__, decide, show))
+    sys.exit(main())
