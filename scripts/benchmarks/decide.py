@@ -35,6 +35,7 @@ from pipelines.statistics.judge_correction import corrected_difference
 from pipelines.statistics.multiplicity import fixed_sequence, holm
 from pipelines.statistics.non_inferiority import (
     FEW_DIFFER,
+    GRADES_DIFFER,
     compare,
     score_intervals,
     score_p_values,
@@ -124,7 +125,7 @@ def _clusters_and_grades() -> Rows:
     rows: Rows = []
     for what, cells in (("clusters", clustered), ("grades", graded)):
         accepted = {cell: found.accepted for cell, found in cells.items()}
-        covered = {cell: found.covered for cell, found in cells.items()}
+        covered = {cell: found.covered for cell, found in cells.items() if found.stated > 50}
         otherwise = sum(found.n_otherwise for found in cells.values())
         rows += [
             worst(f"false accept, {what}, worst of {len(cells)} cells", accepted, limit=5.5),
@@ -582,8 +583,10 @@ class Rates(NamedTuple):
     """Percent of the studies of a cell."""
 
     accepted: float
+    stated: float
+    """Not refused for too few units; a study that is has no interval, nor is it accepted."""
     covered: float
-    """Of the intervals; a study that is refused for too few units has none, nor is it accepted."""
+    """Of the intervals that are stated."""
     naive: float
     """Accepted if no item were tied to another."""
     n_otherwise: int
@@ -599,8 +602,17 @@ def _rates(batches: Iterable[Batch], margin: float) -> Rates:
         mean = sums.sum(1) / n
         parts = ((sums - sizes * mean[:, None]) ** 2).sum(1)
         error = np.sqrt(n_groups / (n_groups - 1) * parts) / n
-        half = float(stats.t.isf(ALPHA, n_groups - 1)) * error
-        low, high, stated = mean - half, mean + half, differs.sum(1) >= FEW_DIFFER
+        centred = sums - sizes * mean[:, None]
+        skew = (centred**3).mean(1) / (centred**2).mean(1) ** 1.5 / math.sqrt(n_groups)
+        critical = float(stats.t.isf(ALPHA, n_groups - 1))
+        skew = np.where(np.abs(skew) < 1e-9, 1e-9, skew)
+        below, above = (
+            3 / skew * (np.cbrt(1 + skew * (end - skew / 6)) - 1) for end in (critical, -critical)
+        )
+        low = mean - error * np.maximum(critical, below)
+        high = mean + error * np.maximum(critical, -above)
+        needed = GRADES_DIFFER if n_groups == n else FEW_DIFFER
+        stated = differs.sum(1) >= needed
         naive = score_p_values(won, lost, n, margin) < ALPHA
         found.append(np.array([stated, low > -margin, high < -margin, naive]))
         told = compare(*first[:2], margin, alpha=ALPHA, groups=first[2])
@@ -610,6 +622,7 @@ def _rates(batches: Iterable[Batch], margin: float) -> Rates:
     stated, above, below, naive = np.concatenate(found, axis=1)
     return Rates(
         accepted=100 * float((stated & above).mean()),
+        stated=100 * float(stated.mean()),
         covered=100 * float((~above & ~below)[stated].mean()),
         naive=100 * float(naive.mean()),
         n_otherwise=n_otherwise,

@@ -245,8 +245,11 @@ def test_subjects_not_items_are_what_mmlu_has_many_of(
     assert row.difference is not None
     assert row.difference.low is not None
     assert row.difference.mean == pytest.approx(-0.1250, abs=0.0001)
-    # t of 56 degrees at 5 %: 1.673.
-    assert row.difference.mean - row.difference.low == pytest.approx(1.673 * 0.0210, rel=0.01)
+    # t of 56 degrees at 5 %: 1.673 standard errors above; below more, for the sums over subjects
+    # are skewed: moral scenarios and professional law lose much and are large.
+    assert row.difference.high is not None
+    assert row.difference.high - row.difference.mean == pytest.approx(1.673 * 0.0210, rel=0.01)
+    assert row.difference.mean - row.difference.low > 1.673 * 0.0210
     assert row.settling is not None
     assert row.settling.n_groups is not None
     assert row.settling.n_groups > 600

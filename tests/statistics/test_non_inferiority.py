@@ -101,12 +101,30 @@ def test_interval_where_enough_differ_is_tangos_as_published() -> None:
 def test_graded_scores_get_the_t_test() -> None:
     rng = np.random.default_rng(3)
     ours, theirs = rng.random(60), rng.random(60)
+    # Each item and its mirror image: no skewness.
+    ours, theirs = np.concatenate([ours, theirs]), np.concatenate([theirs, ours])
     found = compare(ours, theirs, 0.1, alpha=0.025)
     reference = stats.ttest_rel(ours, theirs - 0.1, alternative="greater")
     both = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     assert found.method == "cluster-robust t"
     assert found.p_value == pytest.approx(reference.pvalue)
     assert (found.low, found.high) == pytest.approx((both.low, both.high))
+
+
+def test_rare_losses_are_corrected_for_their_skewness() -> None:
+    # 40 of 400 lose 0.3: mean -0.03; deviations -0.27 and 0.03: second moment 0.0081, third
+    # -0.001944, skewness -0.001944 / 0.0081^1.5 = -2.6667, over sqrt(400) -2/15;
+    # error = sqrt(400/399 x 3.24) / 400 = 0.0045056; t(399, 0.95) = 1.648682. Hall turned round:
+    # 3 / (-2/15) x (cbrt(1 - 2/15 x (1.648682 + 1/45)) - 1) = 1.813080, the wider one below.
+    delta = np.repeat([-0.3, 0.0], [40, 360])
+    found = graded(delta, 0.037)
+    assert found.low == pytest.approx(-0.03 - 0.0045056 * 1.813080, abs=1e-6)
+    assert found.high == pytest.approx(-0.03 + 0.0045056 * 1.648682, abs=1e-6)
+    # 0.007 / 0.0045056 = 1.553610; transformed 1.426581, the smaller one.
+    assert found.p_value == pytest.approx(stats.t.sf(1.426581, 399), rel=1e-4)
+    gains = graded(-delta, 0.0)
+    assert gains.low == pytest.approx(0.03 - 0.0045056 * 1.648682, abs=1e-6)
+    assert gains.high == pytest.approx(0.03 + 0.0045056 * 1.813080, abs=1e-6)
 
 
 def test_clusters_by_hand() -> None:
@@ -196,11 +214,12 @@ def test_many_items_in_few_groups_are_few() -> None:
 
 def test_graded_scores_that_seldom_differ_decide_nothing() -> None:
     delta = np.zeros(200)
-    delta[:9] = [0.1, 0.2, -0.1, 0.3, 0.1, 0.2, 0.2, 0.1, 0.4]
+    delta[:19] = 0.1
+    delta[0] = -0.1
     found = graded(delta, 0.1)
-    assert found.reason == "too few independent units that differ: 9 of 200, and 10 are needed"
+    assert found.reason == "too few independent units that differ: 19 of 200, and 20 are needed"
     assert found.finding == "inconclusive"
-    delta[9] = 0.1
+    delta[19] = 0.1
     assert graded(delta, 0.1).passes
 
 
