@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from typing import Literal
@@ -101,7 +101,5 @@ class UsageLog:
     """Rows whose request id had been seen before: left out, for they would count twice."""
     repeated: tuple[BadRow, ...] = ()
     """The first ones of these."""
-    examples: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """Workload -> places (`file:line`) of a few calls whose prompts the log holds."""
     skipped: tuple[str, ...] = ()
     """Empty files, and files in folders that are of no known format."""
