@@ -10,8 +10,10 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,14 +65,23 @@ bootstrap(scores, n_draws=10_000)
 wall = time.perf_counter() - start
 print(json.dumps([wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
+SCORES = """
+import resource, sys
+from pipelines.decide import main
+sys.argv = ["decide", "--scores", sys.argv[1], "--incumbent", "model 0", "--margin", "0.03",
+            "--error-cost", "0.05", "--requests-per-month", "100000"]
+code = main()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
+sys.exit(code)
+"""
 
 
 def run() -> Rows:
     """All figures; a row with a `limit` is a bar."""
     start = time.perf_counter()
     parts: tuple[Callable[[], Rows], ...] = (
-        _bootstrap, _counted, _clusters_and_grades, _several, _looks, _coverage, _power, _saved,
-        _order, _judge, _cascade, _policies, _guards,
+        _bootstrap, _tables, _counted, _clusters_and_grades, _several, _looks, _coverage, _power,
+        _saved, _order, _judge, _cascade, _policies, _guards,
     )  # fmt: skip
     rows = [row for part in parts for row in part()]
     wall = time.perf_counter() - start
@@ -93,6 +104,35 @@ def _bootstrap() -> Rows:
         figure("bootstrap 14,042 x 10 x 10,000: wall (s)", wall, limit=10),
         figure("bootstrap: peak memory (MiB)", peak, limit=1024),
     ]
+
+
+def _tables() -> Rows:
+    """The whole command on tables of 10 candidates: `decide --scores`."""
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n_items, limit in ((14_042, 10), (100_000, 30)):
+            path = Path(folder, f"{n_items}.csv")
+            rng = np.random.default_rng(7)
+            quality, usd = np.linspace(0.90, 0.86, 10), np.geomspace(0.01, 0.001, 10)
+            right = rng.random((n_items, 1)) < quality
+            with path.open("w") as file:
+                file.write("example_id,candidate,score,usd,latency_s,confidence\n")
+                for item, scores in enumerate(right):
+                    file.writelines(
+                        f"item {item},model {k},{int(score)},{usd[k]:.6f},0.5,{item % 97}\n"
+                        for k, score in enumerate(scores)
+                    )
+            start = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-c", SCORES, str(path)], capture_output=True, text=True
+            )
+            wall = time.perf_counter() - start
+            assert done.returncode == 0, done.stderr
+            peak = float(done.stderr.splitlines()[-1])
+            name = f"--scores, {n_items * 10:,} rows"
+            rows.append(figure(f"{name}: wall of the command (s)", wall, limit=limit))
+            rows.append(figure(f"{name}: peak memory (MiB)", peak, limit=1024))
+    return rows
 
 
 def _counted() -> Rows:
