@@ -20,6 +20,9 @@ RESPONSES, SCORES, VERDICTS = "responses.jsonl", "scores.jsonl", "verdicts.jsonl
 
 Verdict = Literal["own", "rent", "hybrid", "insufficient"]
 Kind = Literal["rent", "own", "baseline"]
+Comparison = Literal[
+    "incumbent", "superior", "non-inferior", "non-inferior-but-worse", "inferior", "inconclusive"
+]
 
 
 class CostLine(Record):
@@ -220,14 +223,7 @@ class CandidateDecision(Record):
     quality: Estimate | None
     difference: Difference | None
     """Paired, candidate - incumbent; None for the incumbent itself."""
-    comparison: Literal[
-        "incumbent",
-        "superior",
-        "non-inferior",
-        "non-inferior-but-worse",
-        "inferior",
-        "inconclusive",
-    ]
+    comparison: Comparison
     latency_p50_s: float | None
     latency_p95_s: float | None
     usd_per_task: Decimal | None

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from pipelines.core.records import Record
-from pipelines.core.results import Kind
+from pipelines.core.results import Comparison, Kind
 
 RulingVerdict = Literal["own", "rent", "hybrid", "insufficient", "switch", "keep"]
-Comparison = Literal[
-    "incumbent", "superior", "non-inferior", "non-inferior-but-worse", "inferior", "inconclusive"
-]
 
 
 class Interval(Record):

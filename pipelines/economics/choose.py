@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
 from pipelines.core.records import Difference, Estimate
-from pipelines.core.results import CandidateDecision, Kind, Verdict
+from pipelines.core.results import CandidateDecision, Comparison, Kind, Verdict
 from pipelines.core.workload import Requirements
 
-Comparison = Literal[
-    "incumbent", "superior", "non-inferior", "non-inferior-but-worse", "inferior", "inconclusive"
-]
 GOOD_ENOUGH = ("incumbent", "superior", "non-inferior", "non-inferior-but-worse")
 
 

@@ -47,10 +47,8 @@ def as_long(monkeypatch: pytest.MonkeyPatch, paths: Sequence[Path]) -> tuple[Usa
         return read.read(paths, thresholds=(128_000,)), sum(kept)
 
 
-def both(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> int:
-    found, n_alike = as_long(monkeypatch, paths)
-    assert found == read.read(paths, thresholds=(128_000,))
-    return n_alike
+def as_short(*paths: Path) -> UsageLog:
+    return read.read(paths, thresholds=(128_000,))
 
 
 def written(path: Path, *rows: Any) -> Path:
@@ -60,14 +58,15 @@ def written(path: Path, *rows: Any) -> Path:
 
 @pytest.mark.parametrize("path", LINES, ids=lambda path: path.stem)
 def test_every_format_is_read_the_same(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    both(monkeypatch, path)
+    assert as_long(monkeypatch, [path])[0] == as_short(path)
 
 
 def test_records_that_are_alike_are_read_with_what_they_hold(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rows = [call(k, tag="a" if k % 2 else "") for k in range(30)]
-    assert both(monkeypatch, written(tmp_path / "log.jsonl", *rows)) == 1
+    path = written(tmp_path / "log.jsonl", *rows)
+    assert as_long(monkeypatch, [path]) == (as_short(path), 1)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,8 @@ def test_a_late_record_of_another_kind_is_not_lost(
 ) -> None:
     row = {**call(20), **late} if isinstance(late, dict) else late
     rows = [*(call(k) for k in range(20)), row, call(21)]
-    both(monkeypatch, written(tmp_path / "log.jsonl", *rows))
+    path = written(tmp_path / "log.jsonl", *rows)
+    assert as_long(monkeypatch, [path])[0] == as_short(path)
 
 
 def test_a_key_that_no_format_reads_does_not_hide_another(
@@ -108,8 +108,9 @@ def test_a_key_that_no_format_reads_does_not_hide_another(
 ) -> None:
     rows = [*(call(k) for k in range(9)), call(9, error="e"), call(10, unheard_of=1, error="e")]
     path = written(tmp_path / "log.jsonl", *rows)
-    assert both(monkeypatch, path) == 0
-    [group] = as_long(monkeypatch, [path])[0].groups
+    found, n_alike = as_long(monkeypatch, [path])
+    assert (found, n_alike) == (as_short(path), 0)
+    [group] = found.groups
     assert group.n_failed == 2
 
 
@@ -118,8 +119,8 @@ def test_a_repeated_id_is_found_between_long_files(
 ) -> None:
     first = written(tmp_path / "a.jsonl", *(call(k) for k in range(10)))
     second = written(tmp_path / "b.jsonl", *(call(k) for k in range(8, 20)))
-    assert both(monkeypatch, first, second) == 2
-    found, _ = as_long(monkeypatch, [first, second])
+    found, n_alike = as_long(monkeypatch, [first, second])
+    assert (found, n_alike) == (as_short(first, second), 2)
     assert found.n_repeated == 2
     assert sum(each.n_calls for each in found.groups) == 20
 
@@ -162,4 +163,5 @@ def test_any_records_are_read_the_same(
     n: int,
 ) -> None:
     head = {**first, "usage": {"prompt_tokens": 1}}
-    both(monkeypatch, written(tmp_path / "log.jsonl", *[head] * n, *more))
+    path = written(tmp_path / "log.jsonl", *[head] * n, *more)
+    assert as_long(monkeypatch, [path])[0] == as_short(path)
