@@ -74,10 +74,12 @@ def alike(
             for key, each in fields.items()
         )
         # Where a column is not asked for, the engine lets keys pass that are no columns.
+        first = identifier(next(iter(there)))
         nothing = " AND ".join(f"{identifier(key)} IS NULL" for key in there)
         found = (
             f"SELECT {values}, {literal(source.path)} AS filename, {columns} "
-            f"FROM {reader} WHERE CASE WHEN {nothing} THEN error('nothing in it') ELSE true END"
+            f"FROM {reader} WHERE CASE WHEN {first} IS NOT NULL THEN true "
+            f"WHEN {nothing} THEN error('nothing in it') ELSE true END"
         )
         types = (source.format, str(table.types), str(table.columns))
         if types not in compared or "UUID" in types[1]:

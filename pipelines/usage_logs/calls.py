@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import get_args
 
 import duckdb
@@ -37,14 +39,17 @@ SET TimeZone = 'UTC';
 SET enable_progress_bar = false;
 CREATE TEMP MACRO zoned(t) AS coalesce(
     TRY_CAST(TRY_CAST(t AS TIMESTAMPTZ) AS TIMESTAMP),
-    make_timestamp(TRY_CAST(TRY_CAST(t AS DOUBLE) * CASE length(split_part(t, '.', 1))
-        WHEN 10 THEN 1e6 WHEN 13 THEN 1e3 WHEN 16 THEN 1 WHEN 19 THEN 1e-3 END AS BIGINT)));
+    make_timestamp(TRY_CAST(TRY_CAST(t AS DOUBLE) * list_extract(
+        [NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1e6, NULL, NULL, 1e3, NULL, NULL, 1,
+        NULL, NULL, 1e-3], length(split_part(t, '.', 1))) AS BIGINT)));
 CREATE TEMP MACRO moment(t) AS
-    CASE WHEN t[-1] = 'Z' AND t[-2] <= '9' THEN TRY_CAST(t AS TIMESTAMP) ELSE zoned(t) END;
+    CASE WHEN t LIKE '%Z' AND NOT contains(t, ' ') THEN TRY_CAST(t AS TIMESTAMP)
+    ELSE zoned(t) END;
 CREATE TEMP MACRO tier_of(t) AS CASE lower(t) {_TIER_CASES} END;
 """
-"""Times are ISO 8601, those without an offset in UTC, or epochs in seconds to nanoseconds; those
-that end in Z are read without a look at time zones, which is faster."""
+"""Times are ISO 8601, those without an offset in UTC, or epochs in seconds to nanoseconds. Those
+that end in Z are read without a look at time zones, which is faster; after a space, NZ is one. No
+expression stands twice in what is rarely needed: the engine would compute it for every row."""
 KEYS = (
     "hour", "workload", "grouped_by", "provider", "model", "tier", "region", "context_over",
     "is_sum", "timed", "reason",
@@ -109,6 +114,7 @@ def canonical(
     *,
     numbered: bool = False,
     recorded: str | None = None,
+    same: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """SQL of the canonical columns of files of one kind and one format, `filename` and `line`.
 
@@ -119,6 +125,7 @@ def canonical(
         numbered: `line` is the ordinal of the record, or of the row where one document holds
             many; otherwise NULL, which is faster.
         recorded: SQL that reads the records; None = `source.records`.
+        same: columns that are the same in every row, as SQL: the engine then has less to compute.
     """
     by_record = numbered and sources[0].kind in WHOLE_ROWS
     ordinal = "row_number() OVER () AS line"
@@ -126,7 +133,7 @@ def canonical(
     rows = f"SELECT * REPLACE ({ordinal}) FROM rows" if numbered and not by_record else "FROM rows"
     stated, types = (shape.call, CALL) if shape.call else (shape.bill, BILL)
     values = ", ".join(
-        f"TRY_CAST({_known(name, stated)} AS {column_type}) AS {name}"
+        f"{same.get(name, f'TRY_CAST({_known(name, stated)} AS {column_type})')} AS {name}"
         for name, column_type in types.items()
     )
     return (
@@ -161,7 +168,12 @@ def _known(name: str, stated: Mapping[str, str]) -> str:
     return f"coalesce({stated[name]}, {default})" if default else stated[name]
 
 
-def keyed(calls: str, thresholds: Sequence[int], by: Sequence[str]) -> str:
+def keyed(
+    calls: str,
+    thresholds: Sequence[int],
+    by: Sequence[str],
+    same: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """SQL that adds `workload` to canonical calls, and `code`: all keys that are small numbers.
 
     Few columns to group by are what makes the reading fast, and so is asking first whether a row
@@ -172,6 +184,7 @@ def keyed(calls: str, thresholds: Sequence[int], by: Sequence[str]) -> str:
         calls: SQL of `canonical`.
         thresholds: input tokens above which some price is another, the largest first.
         by: what a workload's name is taken from: the first of these that a row states.
+        same: as in `canonical`.
     """
     workload, told_by = by[0], "0"
     if not _one_name(by):
@@ -184,11 +197,13 @@ def keyed(calls: str, thresholds: Sequence[int], by: Sequence[str]) -> str:
     if thresholds:
         over = f"CASE WHEN {length} > {min(thresholds)} THEN {over} ELSE 0 END"
     wrong = _cases({each: n for n, each in enumerate(PROBLEMS, start=1)})
-    return f"""SELECT *, {workload} AS workload,
-        ((hour * 8 + {told_by}) * {len(thresholds) + 1} + {over}) * 256
+    code = f"""((hour * 8 + {told_by}) * {len(thresholds) + 1} + {over}) * 256
             + CASE WHEN is_sum THEN 128 ELSE 0 END + CASE WHEN timed THEN 64 ELSE 0 END
             + CASE WHEN failed THEN 32 ELSE 0 END + CASE WHEN input IS NULL THEN 16 ELSE 0 END
-            + CASE WHEN {_FINE} THEN 0 ELSE {wrong} END AS code
+            + CASE WHEN {_FINE} THEN 0 ELSE {wrong} END"""
+    # The engine sees a constant only where it is written out.
+    code = re.sub(r"\w+", lambda word: same.get(word[0], word[0]), code)
+    return f"""SELECT *, {workload} AS workload, {code} AS code
         FROM (SELECT *, CASE WHEN ts BETWEEN {FIRST} AND {LAST}
             THEN epoch_us(ts) // 3600000000 ELSE 0 END AS hour FROM ({calls}))"""
 

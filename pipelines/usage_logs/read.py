@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.core.errors import DataError
 from pipelines.core.usage_log import (
@@ -66,7 +67,7 @@ CREATE TEMP TABLE grouped (filename VARCHAR, hour INTEGER, workload VARCHAR, gro
     provider VARCHAR, model VARCHAR, tier VARCHAR, region VARCHAR, context_over BIGINT,
     is_sum BOOLEAN, timed BOOLEAN, reason VARCHAR, n_rows BIGINT,
     {", ".join(f"{name} {'DECIMAL(38, 12)' if name == 'usd' else 'HUGEINT'}" for name in SUMS)},
-    n_usd BIGINT, ids UBIGINT[]);
+    n_usd BIGINT);
 CREATE TEMP TABLE bills (source INTEGER, line BIGINT, ts TIMESTAMP, provider VARCHAR,
     project VARCHAR, description VARCHAR, usd DECIMAL(28, 12), request_id VARCHAR, reason VARCHAR);
 """  # fmt: skip
@@ -123,6 +124,8 @@ class _Reading:
         self.n_rejected: Counter[int] = Counter()
         self.compared: set[tuple[str, str, str]] = set()
         self.constants: dict[tuple[str, str], dict[str, str]] = {}
+        self.hashes: dict[int, NDArray[np.uint64]] = {}
+        """Number of a file -> hash of the request id of each good row; of rows without one, too."""
 
     def log(self, show_prompts: bool) -> UsageLog:
         self.engine.execute(_TABLES)
@@ -187,24 +190,36 @@ class _Reading:
             self.constants[told] = constant(self.engine, shape, told[1])
         same = self.constants[told]
         by = [each for each in self.by if each not in same or each == self.by[-1]]
-        canon = canonical(self.engine, sources, shape, recorded=found and found.records)
-        filename = literal(sources[0].path) if len(sources) == 1 else "filename"
+        canon = canonical(self.engine, sources, shape, recorded=found and found.records, same=same)
+        if len(sources) == 1:
+            same = same | {"filename": literal(sources[0].path)}
         grouped = [each for each in ("filename", *GROUPED) if each not in same]
         sums = {each: f"sum({each})" for each in SUMMED} | {
             each: f"{value} * count(*)" for each, value in same.items() if each in SUMMED
         }
-        fixed = "".join(f", {same[each]} AS {each}" for each in GROUPED if each in same)
-        ids = "NULL"
-        if "request_id" not in same:
-            known = "request_id IS NOT NULL AND code % 16 = 0"
-            ids = f"list(hash(request_id)) FILTER (WHERE {known})"
+        fixed = "".join(
+            f", {same[each]} AS {each}" for each in ("filename", *GROUPED) if each in same
+        )
+        ids = "NULL" if "request_id" in same else "list(hash(request_id))"
         self.engine.execute(
-            f"INSERT INTO grouped SELECT {filename}, {keys(self.thresholds, by)}, n_rows, "
-            f"{', '.join(SUMS.values())}, n_usd, ids FROM (SELECT {', '.join(grouped)}{fixed}, "
-            f"count(*) AS n_rows, {', '.join(f'{sum_} AS {each}' for each, sum_ in sums.items())}, "
-            f"count(usd) AS n_usd, {ids} AS ids FROM ({keyed(canon, self.thresholds, by)}) "
+            f"CREATE OR REPLACE TEMP TABLE scanned AS SELECT filename, "
+            f"{keys(self.thresholds, by)}, n_rows, {', '.join(SUMS.values())}, n_usd, ids FROM ("
+            f"SELECT {', '.join(grouped)}{fixed}, count(*) AS n_rows, "
+            f"{', '.join(f'{sum_} AS {each}' for each, sum_ in sums.items())}, "
+            f"count(usd) AS n_usd, {ids} AS ids FROM ({keyed(canon, self.thresholds, by, same)}) "
             f"GROUP BY {', '.join(grouped)})"
         )
+        self.engine.execute("INSERT INTO grouped SELECT * EXCLUDE (ids) FROM scanned")
+        if ids != "NULL":
+            self._keep_hashes(sources)
+
+    def _keep_hashes(self, sources: Sequence[Source]) -> None:
+        """Take the hashes of the request ids out of `scanned`, whose memory is then used again."""
+        good = "FROM scanned WHERE reason IS NULL"
+        for each in sources:
+            here = "" if len(sources) == 1 else f" AND filename = {literal(each.path)}"
+            found = self.engine.execute(f"SELECT unnest(ids) AS id {good}{here}").fetchnumpy()
+            self.hashes[self.number_of[each.path]] = found["id"]
 
     def _scan_bill(self, source: Source, shape: Shape) -> None:
         self.engine.execute(
@@ -238,20 +253,18 @@ class _Reading:
         ids themselves compared. Ids that are mere numbers are compared within their file.
         """
         columns = ", ".join((*KEYS, *SUMS))
-        hashes = self.engine.sql("SELECT unnest(ids) AS id FROM grouped").to_arrow_reader()
-        ids = np.concatenate([np.empty(0, np.uint64), *(each["id"].to_numpy() for each in hashes)])
+        ids = np.concatenate([np.empty(0, np.uint64), *self.hashes.values()])
         ids.sort()
         twice = np.unique(ids[1:][ids[1:] == ids[:-1]])
+        twice = twice[twice != self._all("SELECT hash(CAST(NULL AS VARCHAR))")[0][0]]
         self.engine.register("twice", {"id": twice})
         self.engine.execute(f"""
             CREATE TEMP TABLE suspects AS SELECT 0 AS source, CAST(0 AS BIGINT) AS line,
                 '' AS request_id, {columns} FROM grouped LIMIT 0;
         """)
-        holding: list[tuple[str]] = []
-        if len(twice):
-            holding = self._all("""SELECT DISTINCT filename FROM (
-                SELECT filename, unnest(ids) AS id FROM grouped) SEMI JOIN twice USING (id)""")
-        for number in sorted(self.number_of[filename] for (filename,) in holding):
+        for number, hashes in sorted(self.hashes.items()):
+            if not np.isin(hashes, twice).any():
+                continue
             self.engine.execute(
                 f"INSERT INTO suspects SELECT {number}, line, request_id, {columns} "
                 f"FROM ({self._numbered(number)}) "
