@@ -219,7 +219,7 @@ class _Reading:
         for each in sources:
             here = "" if len(sources) == 1 else f" AND filename = {literal(each.path)}"
             found = self.engine.execute(f"SELECT unnest(ids) AS id {good}{here}").fetchnumpy()
-            self.hashes[self.number_of[each.path]] = found["id"]
+            self.hashes[self.number_of[each.path]] = np.asarray(found["id"], np.uint64)
 
     def _scan_bill(self, source: Source, shape: Shape) -> None:
         self.engine.execute(
