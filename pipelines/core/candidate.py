@@ -50,7 +50,8 @@ class Rent(Record):
     """Used where the key is absent; everything it touches is marked simulated."""
     request: dict[str, str | int | float | bool | None] = {}
     """More fields of the request body, such as `reasoning_effort: low`; `temperature: null`
-    leaves the temperature out, for models that accept only their own."""
+    leaves the temperature out, for models that accept only their own. `logprobs: true` asks how
+    likely each token was, in the provider's own words: what a cascade escalates by."""
     closed_book: bool = False
     """Ask without the retrieved passages: a control that shows what the model knows by heart."""
     instructions: str | None = None
@@ -89,6 +90,9 @@ class Own(Record):
     tuned: bool
     """True = with the adapter of the finetune stage."""
     serving: Serving = Serving()
+    logprobs: bool = True
+    """In an evaluation, also ask how likely each token was: what a cascade escalates by. A load
+    test never does: it costs a server that lacks CPU a part of its speed."""
     closed_book: bool = False
     """Ask without the retrieved passages."""
     instructions: str | None = None

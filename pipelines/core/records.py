@@ -160,6 +160,9 @@ class Response(Record):
     """Seconds from sending to the first non-empty token; None when the answer had none."""
     latency_s: float | None
     """Seconds from sending to the last token; None when it was not recorded."""
+    mean_logprob: float | None = None
+    """Natural logarithm of the probability of a token, mean over the answer's tokens as the server
+    lists them, thoughts left out; None when it was not asked for, or not said."""
     simulated: bool = False
     """True when no model produced the answer."""
 

@@ -51,6 +51,10 @@ def what_is_asked(
             asked["eval_sha256"] = prepared.eval_sha256
         case Rent() | Own():
             asked |= _model(study, candidate, tuned, base)
+            # Only what differs from the default: what was answered before there was such a
+            # question is not asked again for it, and has no such confidence.
+            if isinstance(candidate, Rent) == _asks_logprobs(candidate):
+                asked["logprobs"] = _asks_logprobs(candidate)
         case Baseline():
             asked["method"] = candidate.method
             if candidate.method == "patterns":
@@ -111,6 +115,7 @@ def request_maker(
         model = own_model
     elif isinstance(candidate, Rent):
         model, extra = candidate.model, fields_of(candidate)
+    logprobs = _asks_logprobs(candidate)
     temperature = extra.pop("temperature", 0.0)
     system = (Message(role="system", content=instructions),) if instructions else ()
 
@@ -124,6 +129,7 @@ def request_maker(
             temperature=None if temperature is None else float(temperature),
             extra=extra,
             sample=sample if isinstance(sample, int) else 0,
+            logprobs=logprobs,
         )
 
     return request_of
@@ -132,11 +138,22 @@ def request_maker(
 def fields_of(model: Rent) -> dict[str, str | int | float | bool | None]:
     """More fields of the request body: those of the study, and the service tier where one is due.
 
+    `logprobs: true` is not among them: each protocol has another field for it.
+
     Raises:
-        ConfigError: the provider's requests name no tier, or they name another than the terms.
+        ConfigError: the provider's requests name no tier, or they name another than the terms; or
+            it never says how likely tokens were, and is asked for it.
     """
+    request = dict(model.request)
+    if _asks_logprobs(model):
+        del request["logprobs"]
     if model.recorded or model.simulated:  # nothing is sent to the provider
-        return dict(model.request)
+        return request
+    if _asks_logprobs(model) and not providers.tells_logprobs(model.provider):
+        raise ConfigError(
+            f"{model.title}: {model.provider} does not say how likely its tokens were; leave "
+            "request.logprobs out"
+        )
     tier = model.terms.as_sent.service_tier
     name = providers.tier_field(model.provider)
     if name is None and tier != "standard":
@@ -144,13 +161,24 @@ def fields_of(model: Rent) -> dict[str, str | int | float | bool | None]:
             f"{model.title}: requests to {model.provider} name no service tier; leave "
             f"terms.service_tier: {tier} out"
         )
-    asked = model.request.get(name) if name else None
+    asked = request.get(name) if name else None
     if asked in ("flex", "priority") and asked != tier:
         raise ConfigError(
             f"{model.title}: request.{name} asks for {asked}, which terms.service_tier: "
             f"{model.terms.service_tier} does not pay; say it in the terms alone"
         )
-    return dict(model.request) if tier == "standard" or not name else {**model.request, name: tier}
+    return request if tier == "standard" or not name else {**request, name: tier}
+
+
+def _asks_logprobs(model: Candidate) -> bool:
+    """Whether the study says `logprobs: true`; a number is some server's own and sent as it is."""
+    match model:
+        case Rent():
+            return model.request.get("logprobs") is True
+        case Own():
+            return model.logprobs
+        case Baseline():
+            return False
 
 
 def terms_of(model: Candidate) -> Terms:
@@ -173,6 +201,11 @@ def repeated(examples: Sequence[Example], n_samples: int) -> list[Example]:
         for example in examples
         for sample in range(n_samples)
     ]
+
+
+def item_of(example_id: str, n_samples: int) -> str:
+    """The item that an example of `repeated` is of."""
+    return example_id if n_samples == 1 else example_id.rpartition("#")[0]
 
 
 def params(study: Study, candidate: Candidate) -> dict[str, str]:

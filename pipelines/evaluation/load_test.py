@@ -96,6 +96,7 @@ def stage_of(
     del inputs["asked"]["concurrency"]
     if not isinstance(candidate, Rent):
         inputs["hardware"] = candidate.hardware.name
+        inputs["asked"].pop("logprobs", None)  # a load test never asks an own model for them
     if config.arrivals.path is not None:
         inputs["replayed_sha256"] = file_sha256(str(arrivals.resolved(config.arrivals.path)))
     return Stage("benchmark", study.workload.name, inputs, candidate=name)
@@ -205,6 +206,8 @@ def _measured(job: LoadJob) -> tuple[_Load, Capacity]:
     own_name = TUNED if isinstance(candidate, Own) and candidate.tuned else BASE
     system = asked.instructions(study, candidate, job.tuned)
     request_of = asked.request_maker(study, job.name, system, own_name)
+    # The capacity of an own model is that of answering, without what only a cascade needs.
+    bare = {} if paid else {"logprobs": False}
     path = study.benchmark.arrivals.path
     gaps = None if path is None else arrivals.recorded_gaps(path)
     price = load_prices({paid.price}).token_price(paid.price) if paid else None
@@ -220,7 +223,10 @@ def _measured(job: LoadJob) -> tuple[_Load, Capacity]:
             job=job,
             ask=runner.run(stack.enter_async_context(connected(where, provider))),
             runner=runner,
-            requests=((item.id, request_of(item)) for item in itertools.cycle(items)),
+            requests=(
+                (item.id, request_of(item).model_copy(update=bare))
+                for item in itertools.cycle(items)
+            ),
             limits=limits_of(study),
             gaps=gaps,
             price=price,

@@ -146,6 +146,7 @@ def fill(
                 started_at_s=0.0,
                 ttft_s=answer.ttft_s,
                 latency_s=answer.latency_s,
+                mean_logprob=answer.mean_logprob,
                 recorded_scores=answer.scores,
             )
         )

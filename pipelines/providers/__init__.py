@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
+from pydantic import Field
+
 from pipelines.core.plugins import Folder
 from pipelines.core.records import Message, Outcome, Record, Usage
 
@@ -31,6 +33,9 @@ class ChatRequest(Record):
     extra: dict[str, str | int | float | bool | None] = {}
     sample: int = 0
     """Which repetition this is; not sent, it only tells equal requests apart."""
+    logprobs: bool = Field(default=False, exclude=True)
+    """Also ask how likely each token of the answer was. It changes no answer, so that it is no part
+    of the digest."""
 
 
 class Completion(Record):
@@ -48,6 +53,8 @@ class Completion(Record):
     wasted_usage: Usage | None = None
     """Tokens that broken-off attempts reported."""
     n_broken_off: int = 0
+    mean_logprob: float | None = None
+    """Natural logarithm of the probability of a token, mean over the answer's; None = not said."""
 
 
 class Endpoint(Record):
@@ -80,6 +87,11 @@ def tier_field(name: str) -> str | None:
     None where the API has none; a dot leads into an object.
     """
     return getattr(FOLDER.load(name), "SERVICE_TIER", None)
+
+
+def tells_logprobs(name: str) -> bool:
+    """True when `pipelines.providers.<name>` can say how likely each token was."""
+    return getattr(FOLDER.load(name), "LOGPROBS", False)
 
 
 def load(name: str) -> Connect:

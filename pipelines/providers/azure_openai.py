@@ -15,6 +15,7 @@ from pipelines.providers.http import Caller, api_key, own_address
 from pipelines.providers.openai_compatible import chat
 
 SERVICE_TIER = "service_tier"
+LOGPROBS = True
 
 
 @asynccontextmanager

@@ -20,12 +20,14 @@ from pipelines.providers.http import (
     StreamReader,
     api_key,
     error_event,
+    logprob,
     usage_of,
     with_fields,
 )
 
 PUBLIC_URL = "https://generativelanguage.googleapis.com/v1beta"
 SERVICE_TIER = "serviceTier"
+LOGPROBS = True
 ROLES = {"user": "user", "assistant": "model"}
 
 
@@ -49,6 +51,8 @@ def _body(request: ChatRequest) -> dict[str, Any]:
     config: dict[str, Any] = {"maxOutputTokens": request.max_output_tokens}
     if request.temperature is not None:
         config["temperature"] = request.temperature
+    if request.logprobs:
+        config["responseLogprobs"] = True
     return {
         **({"systemInstruction": {"parts": system}} if system else {}),
         "contents": [
@@ -77,6 +81,8 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
         for part in (candidate.get("content") or {}).get("parts") or []:
             if not part.get("thought"):  # a summary of the thoughts, where one was asked for
                 reader.add(part.get("text") or "")
+        if (mean := candidate.get("avgLogprobs")) is not None:  # of the whole answer
+            reader.logprobs = [logprob(mean)]
         if candidate.get("finishReason"):
             reader.finish_reason = candidate["finishReason"]
             reader.finished = True

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -60,6 +61,8 @@ SIGNS: Mapping[Outcome, Sequence[str]] = {
 """Words in the body of a 400, or in an error event, that make it the candidate's doing."""
 BAD_REQUEST = ("invalid_request", "invalid_prompt", "invalid_argument", "validationexception")
 """Error events that come again however often one asks."""
+LEAST_LOGPROB = -9999.0
+"""What OpenAI and vLLM write for a token that is hardly possible."""
 
 
 class StreamReader:
@@ -72,6 +75,8 @@ class StreamReader:
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.first_token_at: float | None = None
+        self.logprobs: list[float] = []
+        """Of the answer's tokens."""
         self.refused = False
         self.finished = False
         self.began = False
@@ -82,6 +87,30 @@ class StreamReader:
         if text and self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         self.parts.append(text)
+
+
+def logprob(value: object) -> float:
+    """A server's logarithm of a probability, at least `LEAST_LOGPROB`; NaN when it is none.
+
+    A broken one costs no answer, which is why this raises nothing.
+    """
+    if not isinstance(value, int | float) or not value < 1e-3:  # rounding may lift it above 0
+        return math.nan
+    return float(min(0.0, max(LEAST_LOGPROB, value)))
+
+
+def logprobs_of(tokens: object) -> list[float]:
+    """Those in a list of `{"logprob": number}`, as OpenAI writes it; what is no list has none."""
+    return [
+        logprob(token.get("logprob") if isinstance(token, dict) else None)
+        for token in (tokens if isinstance(tokens, list) else ())
+    ]
+
+
+def mean_logprob(logprobs: Sequence[float]) -> float | None:
+    """Mean over the tokens; None when one of them is not known, or there are none."""
+    mean = statistics.fmean(logprobs) if logprobs else math.nan
+    return None if math.isnan(mean) else mean
 
 
 def usage_of(**tokens: int) -> Usage | None:
@@ -261,6 +290,7 @@ class Caller:
                 n_attempts=n_attempts,
                 wasted_usage=wasted,
                 n_broken_off=n_broken_off,
+                mean_logprob=mean_logprob(reader.logprobs),
             )
         except TimeoutError:
             raise Transient(f"no complete answer within {self.endpoint.timeout_s:g} s") from None

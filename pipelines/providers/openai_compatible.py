@@ -15,12 +15,14 @@ from pipelines.providers.http import (
     StreamReader,
     api_key,
     error_event,
+    logprobs_of,
     usage_of,
     with_fields,
 )
 
 PUBLIC_URL = "https://api.openai.com/v1"
 SERVICE_TIER = "service_tier"
+LOGPROBS = True
 
 
 @asynccontextmanager
@@ -64,6 +66,8 @@ def chat(caller: Caller, base_url: str, headers: Mapping[str, str], limit: str) 
         }
         if request.temperature is not None:
             body["temperature"] = request.temperature
+        if request.logprobs:
+            body["logprobs"] = True
         body = with_fields(body, request.extra)
         return await caller.stream(f"{base_url}/chat/completions", headers, body, _handle)
 
@@ -78,11 +82,20 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
         reader.add(delta.get("content") or delta.get("refusal") or "")
         reader.refused = reader.refused or bool(delta.get("refusal"))
+        said = choice.get("logprobs")
+        if isinstance(said, dict) and not _thinks(delta):
+            reader.logprobs += logprobs_of(said.get("content"))
+            reader.logprobs += logprobs_of(said.get("refusal"))
         if choice.get("finish_reason"):
             reader.finish_reason = choice["finish_reason"]
             reader.finished = True
     if usage := event.get("usage"):
         reader.usage = _usage(usage)
+
+
+def _thinks(delta: dict[str, Any]) -> bool:
+    """The piece is of what servers of open models show as thoughts, beside the answer."""
+    return bool(delta.get("reasoning") or delta.get("reasoning_content"))
 
 
 def _usage(raw: dict[str, Any]) -> Usage | None:

@@ -10,10 +10,18 @@ import aiohttp
 
 from pipelines.core.records import Usage
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
-from pipelines.providers.http import Caller, StreamReader, error_event, usage_of, with_fields
+from pipelines.providers.http import (
+    Caller,
+    StreamReader,
+    error_event,
+    logprobs_of,
+    usage_of,
+    with_fields,
+)
 from pipelines.providers.openai_compatible import PUBLIC_URL, bearer
 
 SERVICE_TIER = "service_tier"
+LOGPROBS = True
 
 
 @asynccontextmanager
@@ -33,6 +41,8 @@ async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGen
         }
         if request.temperature is not None:
             body["temperature"] = request.temperature
+        if request.logprobs:
+            body["include"] = ["message.output_text.logprobs"]
         return await caller.stream(url, headers, with_fields(body, request.extra), _handle)
 
     yield ask
@@ -42,6 +52,7 @@ def _handle(reader: StreamReader, event: dict[str, Any]) -> None:
     match event.get("type"):
         case "response.output_text.delta":
             reader.add(event["delta"])
+            reader.logprobs += logprobs_of(event.get("logprobs"))
         case "response.refusal.delta":
             reader.add(event["delta"])
             reader.refused = True

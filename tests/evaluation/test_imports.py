@@ -244,6 +244,57 @@ def test_mlflow() -> None:
     assert recorded.load(str(TRACES)).n_scores_left_out == 1  # `rating: 4`
 
 
+LOGPROBS = {"content": [{"token": "re", "logprob": -0.5}, {"token": "fund", "logprob": -0.25}]}
+MEAN = -0.375
+
+
+def test_inspect_says_how_likely_tokens_were(tmp_path: Path) -> None:
+    log = json.loads(INSPECT.read_text())
+    for sample in log["samples"]:
+        for choice in sample["output"].get("choices", []):
+            choice["logprobs"] = LOGPROBS
+    log["samples"][1]["output"]["choices"][0]["logprobs"] = None
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(log))
+    found = {id: answer.mean_logprob for id, answer in load(path).items()}
+    assert found == {
+        "refund-0": MEAN, "refund-1": None, "refund-2": MEAN, "delivery-0": MEAN,
+        "delivery-1": None, "login-0": MEAN, "login-1": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "mean"),
+    [([-0.5, -0.25], MEAN), (None, None), ([], None), ("x", None), ([-0.5, None], None)],
+)
+def test_promptfoo_says_how_likely_tokens_were(
+    tmp_path: Path, said: Any, mean: float | None
+) -> None:
+    file = json.loads(PROMPTFOO.read_text())
+    for result in file["results"]["results"]:
+        if result.get("response"):
+            result["response"]["logProbs"] = said
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(file))
+    answers = load(f"{path}#openai:gpt-4o")
+    assert answers["refund-0"].mean_logprob == mean
+    assert answers["delivery-1"].mean_logprob is None  # it failed
+
+
+@pytest.mark.parametrize(("said", "mean"), [(LOGPROBS, MEAN), (None, None), ([-0.5], None)])
+def test_a_trace_of_a_chat_completion_says_how_likely_tokens_were(
+    tmp_path: Path, said: Any, mean: float | None
+) -> None:
+    traces = [json.loads(line) for line in TRACES.read_text().splitlines()]
+    attributes = traces[2]["data"]["spans"][0]["attributes"]
+    outputs = json.loads(attributes["mlflow.spanOutputs"])
+    outputs["choices"][0]["logprobs"] = said
+    attributes["mlflow.spanOutputs"] = json.dumps(outputs)
+    answers = load(write_jsonl(tmp_path / "traces.jsonl", traces))
+    assert answers["refund-2"].mean_logprob == mean
+    assert answers["refund-0"].mean_logprob is None
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

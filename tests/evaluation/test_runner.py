@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipelines.evaluation.journal import Journal
 from pipelines.evaluation.runner import Answers, respond
 from pipelines.evaluation.summary import throughput
 from pipelines.providers import ChatRequest, Completion
+from tests.conftest import write_jsonl
 
 EXAMPLES = [
     Example(id=f"e{k}", messages=(Message(role="user", content=f"q{k}"),), target=f"a{k}")
@@ -35,8 +37,11 @@ def request_of(example: Example) -> ChatRequest:
 class Scripted:
     """Answers `a<k>`; questions in `failing` fail. Counts what it was asked."""
 
-    def __init__(self, failing: dict[str, Outcome] | None = None) -> None:
+    def __init__(
+        self, failing: dict[str, Outcome] | None = None, mean_logprob: float | None = None
+    ) -> None:
         self.failing = failing or {}
+        self.mean_logprob = mean_logprob
         self.asked: list[str] = []
 
     async def __call__(self, request: ChatRequest) -> Completion:
@@ -54,6 +59,7 @@ class Scripted:
             latency_s=0.5,
             started_at_s=100.0,
             n_attempts=1,
+            mean_logprob=self.mean_logprob,
         )
 
 
@@ -133,6 +139,22 @@ def test_a_line_that_a_kill_cut_off_is_asked_again_and_only_that(tmp_path: Path)
     third = Scripted()
     run(third, path)
     assert third.asked == []
+
+
+def test_how_likely_the_tokens_were_is_kept_and_its_absence_asks_nothing_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    responses = run(Scripted(mean_logprob=-0.25), path)
+    assert [r.mean_logprob for r in responses] == [-0.25] * 6
+    # A journal that was written before there was such a field.
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        del row["mean_logprob"]
+    write_jsonl(path, rows)
+    again = Scripted(mean_logprob=-0.25)
+    assert [r.mean_logprob for r in run(again, path)] == [None] * 6
+    assert again.asked == []
 
 
 def test_a_failed_call_is_a_row_with_a_reason_and_is_asked_again_next_time(tmp_path: Path) -> None:

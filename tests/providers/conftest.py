@@ -19,6 +19,8 @@ REQUEST = ChatRequest(
     messages=(Message(role="system", content="Be brief."), Message(role="user", content="hi")),
     max_output_tokens=5,
 )
+UNSURE = REQUEST.model_copy(update={"logprobs": True})
+"""Asks how likely each token was, too."""
 TURNS = REQUEST.model_copy(
     update={
         "messages": (

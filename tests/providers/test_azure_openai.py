@@ -10,7 +10,7 @@ from aiohttp import web
 from pipelines.core.errors import ProviderError
 from pipelines.core.records import Usage
 from tests.conftest import sse
-from tests.providers.conftest import KEY, ask
+from tests.providers.conftest import KEY, UNSURE, ask
 
 BASE, ROUTE = "/openai/v1", "/chat/completions"
 
@@ -58,6 +58,16 @@ def test_what_is_sent_and_what_comes_back(key: str) -> None:
             },
         )
     ]
+
+
+def test_how_likely_tokens_were_is_asked_and_read_as_openai_says_it() -> None:
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        assert body["logprobs"] is True
+        logprobs = {"content": [{"token": "He", "logprob": -0.5}, {"token": "y", "logprob": -1}]}
+        choice = {"delta": {"content": "Hey"}, "logprobs": logprobs, "finish_reason": "stop"}
+        return await sse(request, [{"choices": [choice]}])
+
+    assert ask("azure_openai", BASE, ROUTE, handler, UNSURE).mean_logprob == -0.75
 
 
 def test_a_filter_of_the_prompt_and_one_of_the_answer_are_told() -> None:

@@ -11,9 +11,9 @@ from aiohttp import web
 
 from pipelines import providers
 from pipelines.core.errors import ConfigError, ProviderError
-from pipelines.providers import Completion
+from pipelines.providers import ChatRequest, Completion
 from tests.conftest import Handler, sse
-from tests.providers.conftest import KEY, ask
+from tests.providers.conftest import KEY, REQUEST, UNSURE, ask
 
 EVERY = pytest.mark.parametrize("provider", providers.names())
 GARBAGE = {
@@ -76,6 +76,26 @@ def test_garbage_is_an_error_with_a_reason_never_an_answer(provider: str, name: 
         ask_anywhere(provider, handler, max_attempts=1)
     assert caught.value.outcome == "failed"
     assert caught.value.n_broken_off == 1
+
+
+@EVERY
+def test_how_likely_tokens_were_is_asked_where_it_can_be_said(provider: str) -> None:
+    def sent(request: ChatRequest) -> dict[str, Any]:
+        seen: list[dict[str, Any]] = []
+
+        async def handler(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            seen.append(body)
+            return web.Response(status=400, text="enough")
+
+        with pytest.raises(ProviderError, match="enough"):
+            ask_anywhere(provider, handler, request=request)
+        return seen[0]
+
+    assert (sent(UNSURE) != sent(REQUEST)) == providers.tells_logprobs(provider)
+
+
+def test_asking_how_likely_tokens_were_is_the_same_question() -> None:
+    assert UNSURE.sha256 == REQUEST.sha256
 
 
 @EVERY

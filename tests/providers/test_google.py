@@ -11,7 +11,7 @@ from pipelines.core.errors import ProviderError
 from pipelines.core.records import Outcome, Usage
 from pipelines.providers import ChatRequest, Completion
 from tests.conftest import sse
-from tests.providers.conftest import KEY, TURNS, ask
+from tests.providers.conftest import KEY, TURNS, UNSURE, ask
 
 
 def piece(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -98,6 +98,24 @@ def test_text_usage_and_the_served_name() -> None:
     )
     assert answer.ttft_s is not None
     assert 0 < answer.ttft_s <= answer.latency_s
+
+
+def test_how_likely_the_tokens_were() -> None:
+    seen: list[Any] = []
+    last = piece("bye", "STOP")
+    last["candidates"][0]["avgLogprobs"] = -0.125
+
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        seen.append(body["generationConfig"]["responseLogprobs"])
+        return await sse(request, [piece("Good"), last])
+
+    route = "/models/m:streamGenerateContent"
+    answer = ask("google", "/v1beta", route, handler, UNSURE)
+    assert seen == [True]
+    assert (answer.text, answer.mean_logprob) == ("Goodbye", -0.125)
+    assert gemini([piece("Bye", "STOP")]).mean_logprob is None
+    last["candidates"][0]["avgLogprobs"] = "NaN"
+    assert gemini([last]).mean_logprob is None
 
 
 def test_a_server_that_names_no_model_served_the_one_asked_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from pipelines.core.errors import ProviderError
 from pipelines.core.records import Usage
 from pipelines.providers import Completion
 from tests.conftest import Handler, sse
-from tests.providers.conftest import REQUEST, ask
+from tests.providers.conftest import REQUEST, UNSURE, ask
 
 
 def openai(handler: Handler, **more: Any) -> Completion:
@@ -154,6 +155,90 @@ def test_a_prompt_that_is_repeated_in_an_error_is_not_its_reason() -> None:
     with pytest.raises(ProviderError, match="HTTP 422") as caught:
         openai(handler)
     assert caught.value.outcome == "failed"
+
+
+def tokens(*logprobs: Any) -> dict[str, Any]:
+    return {"content": [{"token": "x", "logprob": each} for each in logprobs]}
+
+
+def said(*choices: dict[str, Any], seen: list[Any] | None = None) -> Completion:
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if seen is not None:
+            seen.append(body.get("logprobs"))
+        return await sse(request, [{"choices": [choice]} for choice in (*choices, END)])
+
+    return openai(handler, request=UNSURE, max_attempts=1)
+
+
+END = {"delta": {"content": ""}, "logprobs": {"content": None}, "finish_reason": "stop"}
+
+
+def test_the_mean_is_over_all_tokens_not_over_the_pieces() -> None:
+    seen: list[Any] = []
+    answer = said(
+        {"delta": {"role": "assistant", "content": ""}, "logprobs": None},
+        {"delta": {"content": "Hel"}, "logprobs": tokens(-0.5, -1)},
+        {"delta": {"content": ""}, "logprobs": tokens(-0.3)},  # half a character
+        {"delta": {"content": "lo"}, "logprobs": tokens(-0.2)},
+        seen=seen,
+    )
+    assert seen == [True]
+    assert answer.text == "Hello"
+    assert answer.mean_logprob == pytest.approx((-0.5 - 1 - 0.3 - 0.2) / 4)
+
+
+def test_thoughts_are_no_part_of_the_answer_and_a_refusal_is() -> None:
+    for thought in ("reasoning", "reasoning_content"):
+        answer = said(
+            {"delta": {thought: "Hm"}, "logprobs": tokens(-9)},
+            {"delta": {"content": "Hello"}, "logprobs": tokens(-0.5)},
+        )
+        assert (answer.text, answer.mean_logprob) == ("Hello", -0.5)
+    refusal = {"content": None, "refusal": [{"token": "No", "logprob": -0.25}]}
+    assert said({"delta": {"refusal": "No"}, "logprobs": refusal}).mean_logprob == -0.25
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "mean"),
+    [
+        (None, None),
+        ({}, None),
+        ({"content": []}, None),
+        ({"tokens": ["x"], "token_logprobs": [-1]}, None),
+        (-0.5, None),
+        (["x"], None),
+        ({"content": ["x"]}, None),
+        ({"content": "x"}, None),
+        (tokens(-0.5, None), None),
+        (tokens(-0.5, "-0.5"), None),
+        (tokens(-0.5, 0.5), None),
+        (tokens(math.nan), None),
+        (tokens(math.inf), None),
+        (tokens(-0.5, 10**400), None),
+        (tokens(-math.inf, -1), -5000.0),  # -9999 stands for what is hardly possible
+        (tokens(-(10**400), -1), -5000.0),
+        (tokens(0, 1e-7), 0.0),
+    ],
+)
+def test_broken_figures_are_no_figures_and_cost_no_answer(
+    logprobs: Any, mean: float | None
+) -> None:
+    answer = said({"delta": {"content": "Hello"}, "logprobs": logprobs})
+    assert (answer.text, answer.n_attempts) == ("Hello", 1)
+    assert answer.mean_logprob == mean
+
+
+def test_an_attempt_that_broke_off_says_nothing_of_the_answer() -> None:
+    calls: list[int] = []
+    piece = {"delta": {"content": "Hello"}, "logprobs": tokens(-3)}
+
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        calls.append(1)
+        choices = [piece] if len(calls) == 1 else [{**piece, "logprobs": tokens(-1)}, END]
+        return await sse(request, [{"choices": [choice]} for choice in choices])
+
+    answer = openai(handler, request=UNSURE)
+    assert (answer.n_attempts, answer.mean_logprob) == (2, -1.0)
 
 
 @pytest.mark.parametrize(

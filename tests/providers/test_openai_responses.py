@@ -11,7 +11,7 @@ from pipelines.core.errors import ProviderError
 from pipelines.core.records import Outcome, Usage
 from pipelines.providers import Completion
 from tests.conftest import sse
-from tests.providers.conftest import KEY, TURNS, ask
+from tests.providers.conftest import KEY, TURNS, UNSURE, ask
 
 USAGE = {
     "input_tokens": 20,
@@ -87,6 +87,24 @@ def test_text_usage_and_the_served_name() -> None:
         reasoning_tokens=30,
     )
     assert answer.ttft_s is not None
+
+
+def test_how_likely_the_tokens_of_the_text_were() -> None:
+    seen: list[Any] = []
+
+    async def handler(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        seen.append(body["include"])
+        first = {**delta("Good"), "logprobs": [{"token": "Good", "logprob": -0.5}]}
+        second = {
+            **delta("bye"),
+            "logprobs": [{"token": "b", "logprob": -1.5}, {"token": "ye", "logprob": -0.25}],
+        }
+        return await sse(request, [first, second, end("completed")])
+
+    answer = ask("openai_responses", "/v1", "/responses", handler, UNSURE)
+    assert seen == [["message.output_text.logprobs"]]
+    assert answer.mean_logprob == -0.75  # -2.25 over three tokens
+    assert responses(delta("Bye"), end("completed")).mean_logprob is None
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ class RecordedAnswer(Record):
     latency_s: Seconds | None = None
     """Without it the candidate has no latency, and cannot be chosen."""
     ttft_s: Seconds | None = None
+    mean_logprob: Annotated[float, Field(le=0, allow_inf_nan=False)] | None = None
+    """Natural logarithm of the probability of a token, mean over the answer's tokens."""
     scores: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """What the other harness scored, for the metric `recorded_score`."""
 

@@ -4,6 +4,7 @@ An answer's item is the sample's id; where the log has several epochs, `ID#0` is
 as `evaluate.n_samples` names it. Scores C, P and I are 1, 0.5 and 0; N, no answer, is no score.
 Tokens and latency of a sample with one turn are those of its call. A sample with several turns has
 the tokens of all its calls to the model, graders that use the same model included, and no latency.
+Logarithms of probabilities are those of the last turn, which is the answer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pipelines.evaluation.imports import (
     read_document,
     usage_of,
 )
-from pipelines.providers.http import OUTCOMES
+from pipelines.providers.http import OUTCOMES, logprobs_of, mean_logprob
 
 TITLE = "Inspect AI log"
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0}
@@ -50,8 +51,13 @@ class _Usage(Foreign):
     reasoning_tokens: Count | None = None
 
 
+class _Logprobs(Foreign):
+    content: Any = None
+
+
 class _Choice(Foreign):
     stop_reason: str = "unknown"
+    logprobs: _Logprobs | None = None
 
 
 class _Output(Foreign):
@@ -204,6 +210,7 @@ def _answer(id: str, sample: _Sample, model: str, scores: dict[str, float]) -> R
         error, outcome = output.completion or stop, "context_length"
     else:
         text, outcome = output.completion, OUTCOMES.get(stop, "answered")
+    said = output.choices[0].logprobs if output.choices and text is not None else None
     return RecordedAnswer(
         id=id,
         text=text,
@@ -213,6 +220,7 @@ def _answer(id: str, sample: _Sample, model: str, scores: dict[str, float]) -> R
         model=output.model or model,
         finish_reason=stop,
         latency_s=output.time if one_turn and text is not None else None,
+        mean_logprob=mean_logprob(logprobs_of(said.content)) if said else None,
         scores=scores,
     )
 

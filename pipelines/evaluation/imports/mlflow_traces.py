@@ -29,7 +29,7 @@ from pipelines.evaluation.imports import (
     kept_scores,
     usage_of,
 )
-from pipelines.providers.http import OUTCOMES
+from pipelines.providers.http import OUTCOMES, logprobs_of, mean_logprob
 
 TITLE = "MLflow traces"
 PREVIEW_LENGTHS = (1000, 10_000)
@@ -107,7 +107,7 @@ def read(path: Path) -> Iterator[Row]:
             if each.feedback is not None and each.valid is not False
         }
         scores, n_left_out = kept_scores(assessed)
-        text, finish_reason = _text(root, info)
+        text, finish_reason, logprobs = _text(root, info)
         error = None
         if info.state != "OK":
             text, error = None, root.status.message or f"the trace's state is {info.state}"
@@ -124,6 +124,7 @@ def read(path: Path) -> Iterator[Row]:
             model=model,
             finish_reason=finish_reason,
             latency_s=None if milliseconds is None or text is None else milliseconds / 1000,
+            mean_logprob=None if text is None else mean_logprob(logprobs),
             scores=scores,
         )
         yield Row(place, answer, model or "", n_left_out=n_left_out)
@@ -140,8 +141,8 @@ def _id(root: _Span, info: _Info) -> str:
     return next((str(each) for each in named if isinstance(each, str | int)), info.trace_id)
 
 
-def _text(root: _Span, info: _Info) -> tuple[str | None, str | None]:
-    """What the first span put out, and why it ended there."""
+def _text(root: _Span, info: _Info) -> tuple[str | None, str | None, list[float]]:
+    """What the first span put out, why it ended there, and how likely its tokens were."""
     outputs = _decoded(root.attributes.get("mlflow.spanOutputs"))
     if "mlflow.spanOutputs" not in root.attributes:
         preview = info.response_preview
@@ -149,12 +150,14 @@ def _text(root: _Span, info: _Info) -> tuple[str | None, str | None]:
         outputs = None if cut else _decoded(preview)
     match outputs:
         case None | str():
-            return outputs, None
+            return outputs, None, []
         case {"choices": [{"message": {"content": str(content)}, **choice}, *_]}:
             reason = choice.get("finish_reason")
-            return content, reason if isinstance(reason, str) else None
+            said = choice.get("logprobs")
+            logprobs = logprobs_of(said.get("content")) if isinstance(said, dict) else []
+            return content, reason if isinstance(reason, str) else None, logprobs
         case _:
-            return json.dumps(outputs, ensure_ascii=False), None
+            return json.dumps(outputs, ensure_ascii=False), None, []
 
 
 def _usage(stated: object) -> Usage | None:

@@ -27,7 +27,7 @@ from pipelines.evaluation.imports import (
     read_document,
     usage_of,
 )
-from pipelines.providers.http import OUTCOMES
+from pipelines.providers.http import OUTCOMES, logprob, mean_logprob
 
 TITLE = "promptfoo results"
 ERROR = 2
@@ -53,6 +53,8 @@ class _Response(Foreign):
     finishReason: str | None = None
     latencyMs: Seconds | None = None
     tokenUsage: _Tokens | None = None
+    logProbs: Any = None
+    """A number for each token."""
 
 
 class _Provider(Foreign):
@@ -135,8 +137,13 @@ def _answer(id: str, result: _Result, scores: dict[str, float]) -> RecordedAnswe
         model=result.provider.id or None,
         finish_reason=response.finishReason,
         latency_s=None if milliseconds is None or text is None else milliseconds / 1000,
+        mean_logprob=_mean_logprob(response.logProbs) if text is not None else None,
         scores=scores,
     )
+
+
+def _mean_logprob(said: object) -> float | None:
+    return mean_logprob([logprob(each) for each in said]) if isinstance(said, list) else None
 
 
 def _outcome(response: _Response) -> Outcome:
