@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from pipelines.benchmark import load_tests
@@ -26,10 +26,11 @@ from pipelines.core.candidate import Candidate, Own, Rent, Serving
 from pipelines.core.command import Options
 from pipelines.core.errors import BudgetReached, ConfigError
 from pipelines.core.progress import say
-from pipelines.core.records import Example, Record, Response
+from pipelines.core.records import Example, Record, Response, Score
 from pipelines.core.results import (
     EVAL_FILE,
     RESPONSES,
+    SCORES,
     EvaluateResult,
     EvaluateResults,
     FinetuneResult,
@@ -63,11 +64,12 @@ def evaluate(study: Study, options: Options) -> Record:
         from pipelines.evaluation import forecast
 
         examples = sources.load_eval(study.workload.eval_set)
-        return forecast.plan(study, prices, upstream, _labels(study, examples))
+        loads_of = partial(load_tests, study)
+        return forecast.plan(study, prices, upstream, _labels(study, examples), loads_of)
     tuned = upstream if isinstance(upstream, FinetuneResult) else None
     assert isinstance(prepared, PrepareResult)
 
-    from pipelines.evaluation import asked, judge_figures
+    from pipelines.evaluation import asked, judge_figures, looks
     from pipelines.evaluation.candidate import evaluate_candidate
     from pipelines.evaluation.job import Job, Work, calibration_stage, rows_of, stage_of
     from pipelines.tracking import store
@@ -89,9 +91,17 @@ def evaluate(study: Study, options: Options) -> Record:
             run_id = results[study.incumbent].run_id
             return {r.example_id: r.text for r in rows_of(run_id, RESPONSES, Response)}
 
+        @cache
+        def standard() -> Mapping[str, float | None]:
+            rows = rows_of(results[study.incumbent].run_id, SCORES, Score)
+            return {s.example_id: s.value for s in rows if s.metric == study.workload.quality}
+
+        examples = asked.repeated(items, study.evaluate.n_samples)
+        if study.evaluate.looks > 1:
+            examples = looks.ordered(examples)
         work = Work(
-            study, prices, prepared, tuned, asked.repeated(items, study.evaluate.n_samples),
-            labels, budget, _vllm(servers), rivals, loads,
+            study, prices, prepared, tuned, examples, labels, budget, _vllm(servers), rivals,
+            standard, loads,
         )  # fmt: skip
         for name, stage in stages.items():
             if done := store.find_finished(stage):
@@ -156,7 +166,7 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
     ):
         work = Work(
             study, prices, prepared, tuned, items, labels, _budget(study, {}, stage, prices),
-            _vllm(servers), dict,
+            _vllm(servers), dict, dict,
         )  # fmt: skip
         figures = calibration.measure(work, stage, against)
         result = judge_figures.Calibration(run_id=run.run_id, figures=tuple(figures))
@@ -168,6 +178,8 @@ def calibrate(study: Study, options: Options, against: str) -> Record:
 
 def show(record: Record) -> str:
     """The results as a table."""
+    from pipelines.evaluation.looks import words
+
     assert isinstance(record, EvaluateResults)
     lines = [f"{'candidate':<22} {'quality':>8} {'95 % interval':>16} {'coverage':>9} {'p95':>8}"]
     for name, result in record.results.items():
@@ -181,6 +193,8 @@ def show(record: Record) -> str:
         lines.append(
             f"{name:<22} {quality.mean:>8.3f} {span:>16} {quality.coverage:>9.1%} {p95:>8}{mark}"
         )
+    stops = {name: result.looks for name, result in record.results.items() if result.looks}
+    lines += [f"{name}: {words(looks)}" for name, looks in stops.items()]
     return "\n".join(lines)
 
 

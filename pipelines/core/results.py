@@ -8,7 +8,7 @@ from typing import Literal
 from pipelines.core.hardware import Figure, Hardware
 from pipelines.core.own_costs import Spent
 from pipelines.core.prices import TokenPrice
-from pipelines.core.records import Difference, Estimate, Record
+from pipelines.core.records import Estimate, Record
 from pipelines.core.workload import RetrievalMethod
 
 TRAIN_FILE, EVAL_FILE = "train.jsonl", "eval.jsonl"
@@ -109,6 +109,47 @@ class FinetuneResult(Record):
     peak_memory_gib: float
 
 
+LooksStop = Literal["non-inferior", "futile", "all asked", "budget"]
+"""Why no further items were asked of a candidate.
+
+non-inferior: shown to be within the margin at the look's level · futile: too unlikely to be shown
+any more · all asked: the last look is at all items · budget: it is not done, no look was due.
+"""
+
+
+class LooksResult(Record):
+    """How far a candidate was asked when it could be stopped early, and why no further."""
+
+    looks_planned: int
+    """The one at the end included."""
+    looks_done: int
+    items_planned: int
+    """All of the eval set, each sample of an item counted."""
+    items_asked: int
+    """Those up to the stop, a prefix of one random order; all other figures are about them. Not
+    asked because of a stop is not missing."""
+    stopped: LooksStop
+    margin: float
+    """The loss of quality that the looks took for good enough: the policy's."""
+    alpha: float
+    """One-sided, of all looks together."""
+    level: float | None
+    """One-sided alpha of the last look alone: whatever is tested on these items is tested at it.
+    None = the budget was reached before a look."""
+    mean: float | None
+    """Candidate - incumbent on the prefix of the last look, in [-1, 1]."""
+    low: float | None
+    """Repeated confidence interval: each end holds with 1 - `alpha`, whenever one stops. None =
+    nothing could be tested: see `reason`."""
+    high: float | None
+    reason: str = ""
+
+    @property
+    def share_saved(self) -> float:
+        """Share of the planned calls that are not needed; 0 where the budget cut them."""
+        return 0.0 if self.stopped == "budget" else 1 - self.items_asked / self.items_planned
+
+
 class EvaluateResult(Record):
     """What `decide` needs to know about one candidate."""
 
@@ -132,6 +173,8 @@ class EvaluateResult(Record):
     simulated_metrics: tuple[str, ...] = ()
     """Those whose judge is a stand-in."""
     n_total: int
+    """Items that were to be asked, samples counted: all, or those up to the stop of the `looks`.
+    So `n_total` of the metrics, which the coverage is a share of."""
     n_errors: int
     """Calls that failed or were not made: nobody's fault, they lower the coverage."""
     errors: dict[str, int]
@@ -158,6 +201,8 @@ class EvaluateResult(Record):
     hardware: Hardware | None
     adapter_sha256: str | None = None
     served_models: tuple[str, ...] = ()
+    looks: LooksResult | None = None
+    """None = asked whole, without looks."""
 
 
 class EvaluateResults(Record):
@@ -209,80 +254,6 @@ class SpillOver(Record):
     def is_cheapest(self) -> bool:
         """Whether both together cost less than either alone."""
         return self.usd_per_month < min(self.own_usd_per_month, self.api_usd_per_month)
-
-
-class CandidateDecision(Record):
-    """One row of the decision table."""
-
-    title: str
-    kind: Kind
-    simulated: bool
-    toy: bool
-    n: int
-    coverage: float
-    quality: Estimate | None
-    difference: Difference | None
-    """Paired, candidate - incumbent; None for the incumbent itself."""
-    comparison: Comparison
-    latency_p50_s: float | None
-    latency_p95_s: float | None
-    usd_per_task: Decimal | None
-    usd_per_month: Decimal | None
-    usd_per_good_task: Decimal | None
-    usd_per_month_low: Decimal | None = None
-    """When every input lies where it makes owning cheap; None when rented."""
-    usd_per_month_high: Decimal | None = None
-    cost_lines: tuple[CostLine, ...] = ()
-    """What owning costs, line by line; empty when rented."""
-    n_replicas: int | None
-    """Machines for the busiest minute, spares included; None when rented."""
-    utilisation: float | None = None
-    """Calls over what all machines that are on could answer; None when rented."""
-    capacity_per_s: Figure | None = None
-    """Calls per second of one machine that the machines are counted by; None when rented."""
-    break_even_tasks_per_month: int | None
-    """Volume from which this candidate is cheaper than the incumbent; None = never, or rented."""
-    swings: tuple[Swing, ...] = ()
-    """What each input alone changes of the saving against the incumbent, the largest first; empty
-    when rented, or when the incumbent is not."""
-    payback_months: int | None = None
-    """Until owning has paid for its start; None = never, rented, or the study has no `outlook`."""
-    spill_over: SpillOver | None = None
-    """Own machines for the base of the load and the incumbent for its peaks; None when rented, or
-    when the incumbent is not."""
-    excluded_because: str | None
-    control_of: str | None = None
-    """It was asked for comparison with that candidate, and is never chosen."""
-    control_difference: Difference | None = None
-    """Paired, this control - that candidate: what the other prompt, or no passages, changes."""
-    evaluate_run_id: str
-    model_id: str
-
-
-class Decision(Record):
-    """The answer for one workload."""
-
-    schema_version: Literal[1] = 1
-    run_id: str
-    workload: str
-    title: str
-    verdict: Verdict
-    chosen: str | None
-    incumbent: str
-    margin: float
-    quality_metric: str
-    tasks_per_month: int
-    headline: str
-    reasons: tuple[str, ...]
-    flips_when: tuple[str, ...]
-    required_n: dict[str, int]
-    """Inconclusive candidate -> about how many items would settle it."""
-    simulated: tuple[str, ...]
-    """Candidates whose answers are simulated; a verdict that rests on one cannot be promoted."""
-    eval_sha256: str
-    candidates: dict[str, CandidateDecision]
-    prices: dict[str, TokenPrice]
-    hardware: dict[str, Hardware]
 
 
 class PromoteResult(Record):

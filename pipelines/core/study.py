@@ -140,6 +140,10 @@ class EvaluateConfig(Record):
     what they lose is the prompt debt of the workload."""
     calibration_items: int = Field(default=100, gt=0)
     """Items of each part of a public set that `--calibrate-judge=SET` asks the judges about."""
+    looks: int = Field(default=1, ge=1, le=5)
+    """Times at which a candidate is compared with the incumbent, and may be stopped because it is
+    good enough within `max_quality_loss`, or hardly can be shown to be; 5 = after each fifth of the
+    items, which are then asked in a random order. 1 = all items are asked and compared once."""
     n_traces: int = Field(default=10, ge=0)
     """Items of each candidate that are written to MLflow as traces, to read and to label."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 
 from pipelines.core.candidate import Own, Rent
@@ -17,9 +19,10 @@ from pipelines.core.results import (
     TRAIN_FILE,
     VERDICTS,
     EvaluateResult,
+    LooksResult,
 )
 from pipelines.economics.token_cost import usd_of_response
-from pipelines.evaluation import asked, recorded, runner
+from pipelines.evaluation import asked, looks, recorded, runner
 from pipelines.evaluation.budget import Budget
 from pipelines.evaluation.connect import connected
 from pipelines.evaluation.grading import grade, no_quality
@@ -63,12 +66,12 @@ def evaluate_candidate(job: Job) -> EvaluateResult:
             len(job.work.examples),
             "evaluation",
         )
-        answers = asyncio.run(_respond(job, journal))
-        judged = asyncio.run(judge_answers(job, answers))
+        found = asyncio.run(_ask(job, journal))
+        judged = found.judged
         adapter = None if job.tuned is None else store.artifact(job.tuned.run_id, ADAPTER)
         model_id = run.log_candidate(job.name, params, adapter)
-        result, scores = _grade(job, run, answers, judged, model_id)
-        traces.log_traces(run, job.name, _sample(job, answers, scores))
+        result, scores = _grade(job, run, found, model_id)
+        traces.log_traces(run, job.name, _sample(job, found.answers, scores))
     if result.n_errors:
         listed = "; ".join(f"{count} x {reason}" for reason, count in result.errors.items())
         say(f"evaluate: {job.name}: {result.n_errors} of {result.n_total} calls failed: {listed}")
@@ -78,22 +81,77 @@ def evaluate_candidate(job: Job) -> EvaluateResult:
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(10))
         say(f"judge: {job.name}: {judged.n_failed} verdicts are missing: {listed}")
         say("judge: the same command asks only for these again")
+    if result.looks is not None:
+        say(f"evaluate: {job.name}: {looks.words(result.looks)}")
     if len(result.served_models) > 1:
         say(f"evaluate: {job.name}: several models answered: {', '.join(result.served_models)}")
     return result
 
 
-async def _respond(job: Job, journal: Journal) -> Answers:
-    """Ask for what the journal does not answer; without any, no server is started."""
-    candidate, config, examples = job.candidate, job.study.evaluate, job.work.examples
-    request_of = _request_maker(job)
+@dataclass(frozen=True)
+class _Found:
+    """What became of the items that a candidate was asked."""
+
+    answers: Answers
+    judged: Judged
+    graded: list[Score]
+    """The quality of every answer, where it was computed to be looked at; else empty."""
+    looks: LooksResult | None
+
+
+async def _ask(job: Job, journal: Journal) -> _Found:
+    """Ask and judge all items, or those up to the look at which the candidate is stopped.
+
+    Nothing of a part is asked before the one before it is answered whole and judged. Where the
+    journal answers everything, no server is started; recorded answers are never asked for.
+    """
+    study, examples, request_of = job.study, job.work.examples, _request_maker(job)
+    quality, margin = study.workload.quality, study.workload.requirements.max_quality_loss
+    plan = None
+    if looks.applies(study, job.name):
+        plan = looks.schedule(examples, study.evaluate.looks, margin)
+    ends = plan.ends if plan else (len(examples),)
     digests = [request_of(example).sha256 for example in examples]
-    answers = runner.Answers(examples, digests, journal, job.name)
-    if isinstance(candidate, Rent) and candidate.recorded:
-        recorded.fill(journal, examples, digests, candidate.recorded, candidate.model)
-        return answers
-    if all(digest in journal for digest in digests):
-        return answers
+    path = job.candidate.recorded if isinstance(job.candidate, Rent) else None
+    if path and isinstance(job.candidate, Rent):
+        recorded.fill(journal, examples, digests, path, job.candidate.model)
+    judged, graded, taken = Judged({}, [], None, set()), list[Score](), list[looks.Look]()
+    start = end = 0
+    async with AsyncExitStack() as stack:
+        respond: _Respond | None = None
+        for end in ends:
+            part = Answers(examples[start:end], digests[start:end], journal, job.name)
+            if not path and not all(digest in journal for digest in part.digests):
+                respond = respond or await stack.enter_async_context(_asking(job, journal, start))
+                await respond(part)
+            if end == ends[-1]:
+                await stack.aclose()
+            judged.add(await judge_answers(job, part))
+            if plan is None or job.work.budget.reached:
+                break
+            if quality not in judged.scores:
+                spec, how = study.workload.metrics[quality], study.evaluate.grading
+                graded += grade(quality, spec, part.examples, part, how)
+            ours = {s.example_id: s.value for s in judged.scores.get(quality, graded)}
+            taken.append(looks.take(plan, len(taken) + 1, examples, ours, job.work.standard()))
+            if taken[-1].stopped:
+                break
+            start = end
+    return _Found(
+        Answers(examples[:end], digests[:end], journal, job.name),
+        judged,
+        graded,
+        looks.result(plan, taken, end) if plan else None,
+    )
+
+
+_Respond = Callable[[Answers], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _asking(job: Job, journal: Journal, n_before: int) -> AsyncGenerator[_Respond]:
+    """The candidate, ready to be asked part by part; `n_before` items are done already."""
+    candidate, config, examples = job.candidate, job.study.evaluate, job.work.examples
     paid = None if candidate.simulated else job.price
     terms = asked.terms_of(candidate).as_sent
     train = reader_of(job.work.prepared.run_id, TRAIN_FILE, TrainingRow)
@@ -103,16 +161,22 @@ async def _respond(job: Job, journal: Journal) -> Answers:
     ):
         label = f"evaluate: {job.name}{' (simulated)' if candidate.simulated else ''}"
         with progress(label, len(examples), "items") as advance:
-            await runner.respond(
-                ask, examples, digests, request_of, journal,
-                concurrency=config.concurrency,
-                simulated=candidate.simulated,
-                advance=advance,
-                budget=job.work.budget if paid else Budget(None),
-                reserve_usd=lambda r: asked.estimated_usd(paid, r, terms) if paid else Decimal(0),
-                usd_of=lambda r: usd_of_response(paid, r, terms) if paid else Decimal(0),
-            )  # fmt: skip
-    return answers
+            advance(n_before)
+
+            async def respond(part: Answers) -> None:
+                await runner.respond(
+                    ask, part.examples, part.digests, _request_maker(job), journal,
+                    concurrency=config.concurrency,
+                    simulated=candidate.simulated,
+                    advance=advance,
+                    budget=job.work.budget if paid else Budget(None),
+                    reserve_usd=lambda r: (
+                        asked.estimated_usd(paid, r, terms) if paid else Decimal(0)
+                    ),
+                    usd_of=lambda r: usd_of_response(paid, r, terms) if paid else Decimal(0),
+                )  # fmt: skip
+
+            yield respond
 
 
 def _request_maker(job: Job) -> Callable[[Example], ChatRequest]:
@@ -122,14 +186,14 @@ def _request_maker(job: Job) -> Callable[[Example], ChatRequest]:
 
 
 def _grade(
-    job: Job, run: StageRun, answers: Answers, judged: Judged, model_id: str
+    job: Job, run: StageRun, found: _Found, model_id: str
 ) -> tuple[EvaluateResult, dict[str, list[Score]]]:
     """Score the answers and write everything to the run.
 
     Returns:
         The result, and the scores of the items that become traces, by example id.
     """
-    workload = job.study.workload
+    workload, answers, judged = job.study.workload, found.answers, found.judged
     book = ScoreBook(workload.metrics)
     traced: dict[str, list[Score]] = {each.id: [] for each in _traced(job)}
 
@@ -137,8 +201,10 @@ def _grade(
         for name, spec in workload.metrics.items():
             if spec.judges:
                 yield from judged.scores[name]
+            elif name == workload.quality and found.graded:
+                yield from found.graded
             else:
-                yield from grade(name, spec, job.work.examples, answers, job.study.evaluate.grading)
+                yield from grade(name, spec, answers.examples, answers, job.study.evaluate.grading)
 
     def kept(rows: Iterator[Score]) -> Iterator[Score]:
         for row in rows:
@@ -153,17 +219,18 @@ def _grade(
     if judged.verdicts:
         run.log_rows(VERDICTS, judged.verdicts)
     result = summarise(
-        job.study, job.name, job.work.examples, answers, book, job.price,
+        job.study, job.name, answers, book, job.price,
         judge_usd=judged.usd, simulated_metrics=tuple(sorted(judged.simulated)),
         run_id=run.run_id, model_id=model_id, eval_sha256=job.work.prepared.eval_sha256,
         adapter_sha256=job.tuned.adapter_sha256 if job.tuned else None,
-        load=job.work.loads.get(job.name), trained=job.tuned,
+        load=job.work.loads.get(job.name), trained=job.tuned, looks=found.looks,
     )  # fmt: skip
     run.log_metrics(figures(result), model_id=model_id)
+    cut = found.looks is not None and found.looks.stopped == "budget"
     run.set_tags(
         {
             "simulated": str(result.simulated).lower(),
-            "reusable": str(result.n_errors == 0 and not judged.n_failed).lower(),
+            "reusable": str(not (result.n_errors or judged.n_failed or cut)).lower(),
         }
     )
     run.describe(describe(result))

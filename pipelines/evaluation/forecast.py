@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from pipelines.core.prices import STANDARD, PriceBook, Terms, TokenPrice
 from pipelines.core.records import Example, Message, Usage
 from pipelines.core.results import (
     EVAL_FILE,
+    BenchmarkResult,
     FinetuneResult,
     Plan,
     PlannedStage,
@@ -27,7 +28,7 @@ from pipelines.data import passages, sources
 from pipelines.data.labels import Label
 from pipelines.economics.price_book import stale
 from pipelines.economics.token_cost import usd_of_call
-from pipelines.evaluation import asked
+from pipelines.evaluation import asked, looks
 from pipelines.evaluation.job import rows_of, stage_of
 from pipelines.tracking import store
 
@@ -93,8 +94,22 @@ def usd_of_answers(
     return total
 
 
-def plan(study: Study, prices: PriceBook, upstream: Plan, labels: Sequence[Label]) -> Plan:
-    """The lines of all candidates and their judges; only rented, real models cost dollars."""
+def plan(
+    study: Study,
+    prices: PriceBook,
+    upstream: Plan,
+    labels: Sequence[Label],
+    loads_of: Callable[[PrepareResult, FinetuneResult | None], Mapping[str, BenchmarkResult]],
+) -> Plan:
+    """The lines of all candidates and their judges; only rented, real models cost dollars.
+
+    Args:
+        study: the study.
+        prices: of its rented models.
+        upstream: lines of the stages before.
+        labels: human labels, which an evaluation depends on.
+        loads_of: finds the finished load tests, which it depends on, too.
+    """
     by_stage = {each.stage: each for each in upstream.stages}
     prepared_id = by_stage["prepare"].run_id
     prepared = store.load_result(prepared_id, PrepareResult) if prepared_id else None
@@ -102,12 +117,14 @@ def plan(study: Study, prices: PriceBook, upstream: Plan, labels: Sequence[Label
     tuned_id = tuned_line.run_id if tuned_line else None
     tuned = store.load_result(tuned_id, FinetuneResult) if tuned_id else None
     examples = rows_of(prepared_id, EVAL_FILE, Example) if prepared_id else _unprepared(study)
+    loads = loads_of(prepared, tuned) if prepared is not None else {}
     lines: list[PlannedStage] = []
     for name, candidate in study.candidates.items():
         waits = prepared is None or (isinstance(candidate, Own) and candidate.tuned and not tuned)
         done = None
         if prepared is not None and not waits:
-            done = store.find_finished(stage_of(study, name, prepared, tuned, prices, labels))
+            stage = stage_of(study, name, prepared, tuned, prices, labels, loads.get(name))
+            done = store.find_finished(stage)
         state = "done" if done else "depends" if waits else "to do"
         n_calls = 0 if done else len(examples) * study.evaluate.n_samples
         usd, note = None, candidate.title
@@ -126,6 +143,11 @@ def plan(study: Study, prices: PriceBook, upstream: Plan, labels: Sequence[Label
                 study.workload.max_output_tokens,
                 candidate.terms.as_sent,
             ).times([study.evaluate.n_samples] * 3)
+        if n_calls and looks.applies(study, name):
+            least = 1 / study.evaluate.looks
+            note += (
+                f"; all items, of which {study.evaluate.looks} looks may save up to {1 - least:.0%}"
+            )
         lines.append(_line(study, f"evaluate {name}", state, done, n_calls, usd, note))
         if not done:
             lines += _judge_lines(study, prices, name, examples)

@@ -15,7 +15,7 @@ from pipelines.core.records import Example, Record
 from pipelines.core.results import BenchmarkResult, FinetuneResult, PrepareResult
 from pipelines.core.study import Study
 from pipelines.data.labels import Label
-from pipelines.evaluation import asked
+from pipelines.evaluation import asked, looks
 from pipelines.evaluation.budget import Budget
 from pipelines.judging import needs_rival
 from pipelines.tracking import store
@@ -40,6 +40,8 @@ class Work:
     """Starts the server of the own candidates, or finds it running; gives its URL."""
     rivals: Callable[[], Mapping[str, str | None]]
     """Example id -> the incumbent's answer."""
+    standard: Callable[[], Mapping[str, float | None]]
+    """Example id -> the incumbent's score on the quality metric."""
     loads: Mapping[str, BenchmarkResult] = field(default_factory=dict[str, BenchmarkResult])
     """Finished load tests."""
 
@@ -118,6 +120,12 @@ def stage_of(
     if any(needs_rival(spec.metric) for spec in judged):
         rival = asked.what_is_asked(study, study.incumbent, prepared, tuned, base)
         inputs["rival"] = rival
+    if looks.applies(study, name):
+        inputs["looks"] = {
+            "n": study.evaluate.looks,
+            "margin": workload.requirements.max_quality_loss,
+            "incumbent": asked.what_is_asked(study, study.incumbent, prepared, tuned, base),
+        }
     return Stage("evaluate", workload.name, inputs, candidate=name)
 
 

@@ -221,6 +221,14 @@ class Judged:
         """Calls to judges that failed."""
         return sum(verdict.failed for verdict in self.verdicts)
 
+    def add(self, more: Judged) -> None:
+        """Take in what the same judges said of the answers that follow."""
+        for name, scores in more.scores.items():
+            self.scores.setdefault(name, []).extend(scores)
+        self.verdicts += more.verdicts
+        self.usd = more.usd  # of all calls so far
+        self.simulated |= more.simulated
+
 
 async def judge_answers(job: Job, answers: Answers) -> Judged:
     """Let the judges see the answers."""
@@ -242,7 +250,7 @@ async def judge_answers(job: Job, answers: Answers) -> Judged:
                     is_incumbent = job.name == job.study.incumbent
                     rivals = texts if is_incumbent else job.work.rivals()
                 scores, verdicts = await judge_all(
-                    name, spec, job.work.examples, responses, rivals,
+                    name, spec, answers.examples, responses, rivals,
                     [judges[judge] for judge in spec.judges], job.study.evaluate.grading, advance,
                 )  # fmt: skip
                 human = labels.of_answers(job.work.labels, name, texts)

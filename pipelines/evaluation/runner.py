@@ -26,16 +26,16 @@ class Answers:
         self, examples: Sequence[Example], digests: Sequence[str], journal: Journal, model: str
     ) -> None:
         """`digests`: of each example's request; `model`: for those that were not asked."""
-        self._examples, self.digests = examples, digests
+        self.examples, self.digests = examples, digests
         self._journal, self._model = journal, model
 
     def __len__(self) -> int:
         """Number of examples."""
-        return len(self._examples)
+        return len(self.examples)
 
     def __iter__(self) -> Iterator[Response]:
         """One response for each example."""
-        for example, digest in zip(self._examples, self.digests, strict=True):
+        for example, digest in zip(self.examples, self.digests, strict=True):
             found = self._journal.get(digest)
             if found is None:
                 yield Response(

@@ -13,11 +13,12 @@ import numpy as np
 
 from pipelines.core.candidate import Own, Rent
 from pipelines.core.prices import TokenPrice
-from pipelines.core.records import NOBODYS, Example, Outcome, Response
-from pipelines.core.results import BenchmarkResult, EvaluateResult, FinetuneResult
+from pipelines.core.records import NOBODYS, Outcome, Response
+from pipelines.core.results import BenchmarkResult, EvaluateResult, FinetuneResult, LooksResult
 from pipelines.core.study import Study
 from pipelines.economics import candidate_cost, own_measured
 from pipelines.economics.token_cost import mean_usd, usd_of_response
+from pipelines.evaluation.looks import words
 from pipelines.evaluation.runner import Answers
 from pipelines.evaluation.scores import ScoreBook
 
@@ -72,7 +73,6 @@ def throughput(starts: Sequence[float], latencies: Sequence[float]) -> float | N
 def summarise(
     study: Study,
     name: str,
-    examples: Sequence[Example],
     answers: Answers,
     scores: ScoreBook,
     price: TokenPrice | None,
@@ -85,13 +85,13 @@ def summarise(
     adapter_sha256: str | None,
     load: BenchmarkResult | None,
     trained: FinetuneResult | None,
+    looks: LooksResult | None,
 ) -> EvaluateResult:
     """Estimates, latencies and dollars of one candidate.
 
     Args:
         study: the study.
         name: the candidate's.
-        examples: the items.
         answers: one response for each item, and what else was received.
         scores: all that were noted.
         price: per token; None when owned.
@@ -104,9 +104,10 @@ def summarise(
         load: its load test; None = rented, or not made: then the machines are counted by what the
             evaluation reached.
         trained: how its adapter came about; None = it has none.
+        looks: how it came about that no further items were asked; None = all were.
     """
     candidate, workload = study.candidates[name], study.workload
-    groups = {e.id: e.group for e in examples if e.group is not None}
+    groups = {e.id: e.group for e in answers.examples if e.group is not None}
     tally = Tally()
     for response in answers:
         tally.add(response)
@@ -152,7 +153,7 @@ def summarise(
         metrics=scores.estimates(groups),
         judged=scores.judged(groups),
         simulated_metrics=simulated_metrics,
-        n_total=len(examples),
+        n_total=len(answers),
         n_errors=sum(tally.outcomes[outcome] for outcome in NOBODYS),
         errors=dict(tally.errors.most_common(10)),
         outcomes={str(outcome): count for outcome, count in sorted(tally.outcomes.items())},
@@ -170,6 +171,7 @@ def summarise(
         hardware=None if isinstance(candidate, Rent) else candidate.hardware,
         adapter_sha256=adapter_sha256,
         served_models=tuple(sorted(tally.models)),
+        looks=looks,
     )
 
 
@@ -186,6 +188,8 @@ def figures(result: EvaluateResult) -> dict[str, float | None]:
         "quality_low": quality.low if quality else None,
         "quality_high": quality.high if quality else None,
         "coverage": quality.coverage if quality else 0.0,
+        "looks_done": result.looks.looks_done if result.looks else None,
+        "share_saved": result.looks.share_saved if result.looks else None,
         "errors": result.n_errors,
         "unparseable": result.n_unparseable,
         "spent_usd": _number(result.spent_usd),
@@ -222,6 +226,7 @@ def describe(result: EvaluateResult) -> str:
     if quality is None:
         return f"{mark}{toy}{result.title}. Not one answer could be scored."
     ends = ", ".join(f"{count} {how}" for how, count in result.outcomes.items())
+    early = f" Looks: {words(result.looks)}." if result.looks else ""
     several = ""
     if len(result.served_models) > 1:
         several = (
@@ -230,7 +235,7 @@ def describe(result: EvaluateResult) -> str:
     return (
         f"{mark}{toy}{result.title}. {result.quality_metric} {quality.mean:.3f} "
         f"({quality.low:.3f} to {quality.high:.3f}), coverage {quality.coverage:.1%} "
-        f"of {quality.n_total} items ({ends}; {result.n_unparseable} unparseable).{several}"
+        f"of {quality.n_total} items ({ends}; {result.n_unparseable} unparseable).{early}{several}"
     )
 
 

@@ -17,7 +17,7 @@ from pipelines.evaluate import evaluate
 from pipelines.evaluation import asked
 from tests.conftest import ThreadedServer, threaded_server
 
-N = 24
+N = 60
 API = "candidates.frontier"
 WAITS = "workload.can_wait_h=24"
 
