@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
+from pipelines.core.item_plan import Sample
 from pipelines.core.records import Record
 from pipelines.economics.draws import Array
 from pipelines.statistics.intervals import CONFIDENCE, tango_statistic
-from pipelines.statistics.planning import POWER
 
 ALPHA = (1 - CONFIDENCE) / 2
 """One-sided: a test at this level and the two-sided 95 % interval say the same."""
+POWER = 0.8
+"""Chance of showing what is true."""
 NORMAL = NormalDist()
 NEGLIGIBLE = 1e-12
 """Outcomes less likely than this are left out of a power."""
@@ -41,16 +43,6 @@ class Proof(Record):
     is_provable: bool
     reason: str
     """In words, what stands in the way, or what it takes."""
-
-
-class Sample(Record):
-    """So many more items, what they cost, and what the better choice after them is worth."""
-
-    k: int
-    """0 = knowing more is not worth its price."""
-    value_usd: float
-    """Expected value of sample information."""
-    usd: float
 
 
 def needed_n(
