@@ -2,6 +2,7 @@
 
     python -m pipelines.decide configs/quickstart.yaml --set workload.traffic.tasks_per_month=90000
     python -m pipelines.decide --scores results.csv --incumbent gpt --margin 0.02 --error-cost 0.5
+    python -m pipelines.decide configs/quickstart.yaml --plan
 
 The second form needs no study: it decides on anybody's results per item (columns example_id,
 candidate, score; and, where known, usd, latency_s, group, slice, confidence, kind), writes
@@ -17,22 +18,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from pipelines.benchmark import benchmark
+from pipelines.benchmark import benchmark, load_tests
 from pipelines.core import command
 from pipelines.core.command import Options
+from pipelines.core.decision import Decision
 from pipelines.core.errors import ConfigError
+from pipelines.core.item_plan import ItemPlan
 from pipelines.core.progress import say
-from pipelines.core.records import Difference, Record, Score
+from pipelines.core.records import Difference, Example, Record
 from pipelines.core.results import (
-    RESPONSES,
-    SCORES,
-    CandidateDecision,
-    Decision,
-    EvaluateResult,
     EvaluateResults,
+    FinetuneResult,
     Kind,
     Plan,
     PlannedStage,
@@ -42,8 +42,16 @@ from pipelines.core.ruling import Ruling
 from pipelines.core.study import Study
 from pipelines.evaluate import check, evaluate
 from pipelines.evaluation.asked import repeated
+from pipelines.finetune import finetune
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.evidence import Answered
 
 REPORT = "report.html"
+POWERS = ("80", "90")
+PLAN_HELP = "instead: the items and dollars that a proof takes, at 80 or 90 per cent power"
+RULE_VERSION = 2
+"""Counts up when the same evidence may give another decision."""
 
 
 def decide(study: Study, options: Options) -> Record:
@@ -70,19 +78,23 @@ def decide(study: Study, options: Options) -> Record:
             "title": workload.title,
             "requirements": workload.requirements.model_dump(mode="json"),
             "traffic": workload.traffic.model_dump(mode="json"),
+            "slice_by": workload.slice_by,
             "own_costs": workload.own_costs.model_dump(mode="json"),
             "evaluate_runs": {name: result.run_id for name, result in results.items()},
             "prepare_run": evaluated.prepare_run_id,
             "calibration_run": evaluated.calibration_run_id,
             "judge_doubt": evaluated.judge_doubt,
             "judge_kinship": evaluated.judge_kinship,
+            "rule": RULE_VERSION,
         },
     )
     if done := store.find_finished(stage):
         say(f"decide: nothing changed, run {done}")
         return store.load_result(done, Decision)
 
+    from pipelines.data import sources
     from pipelines.economics import verdict
+    from pipelines.evaluation.evidence import answered, confidence_from, evidence
     from pipelines.evaluation.judge_figures import Calibration
     from pipelines.reports import html, terminal
 
@@ -96,16 +108,27 @@ def decide(study: Study, options: Options) -> Record:
         | ({"calibrate-judge": calibrated} if calibrated else {}),
         description="Verdict.",
     ) as run:
-        rows = _rows(study, results)
+        items = repeated(sources.load_eval(workload.eval_set), study.evaluate.n_samples)
+        rows = {name: answered(result) for name, result in results.items()}
         decision = verdict.decide(
             study,
-            rows,
+            evidence(study, results, rows, items),
             results,
             run.run_id,
+            controls=_controls(study, rows, items),
+            confidence_from={name: confidence_from(study, found) for name, found in rows.items()},
             judge_doubt=evaluated.judge_doubt,
             judge_kinship=evaluated.judge_kinship,
         )
-        report = html.render(study, decision, evaluated, prepared, judges, _latencies(results))
+        latencies = {
+            name: [
+                r.latency_s
+                for r in found.responses.values()
+                if r.latency_s is not None and r.error is None
+            ]
+            for name, found in rows.items()
+        }
+        report = html.render(study, decision, evaluated, prepared, judges, latencies)
         run.log_text(report, REPORT)
         run.log_metrics(_figures(decision))
         run.set_tags(
@@ -122,80 +145,50 @@ def decide(study: Study, options: Options) -> Record:
     return decision
 
 
-def show(record: Record) -> str:
-    """The decision table."""
-    from pipelines.reports import terminal
+def plan(study: Study, options: Options, power: str) -> Record:
+    """What it takes to settle the question; asks nobody and writes nothing."""
+    from pipelines.evaluation import plan_inputs
+    from pipelines.tracking import store
 
+    prepared = tuned = loads = None
+    if plan_inputs.has_store(options.tracking_uri):
+        upstream = finetune(study, replace(options, dry_run=True))
+        assert isinstance(upstream, Plan)
+        runs = {line.stage: line.run_id for line in upstream.stages}
+        if run_id := runs["prepare"]:
+            prepared = store.load_result(run_id, PrepareResult)
+            if run_id := runs["finetune"]:
+                tuned = store.load_result(run_id, FinetuneResult)
+            loads = load_tests(study, prepared, tuned)
+    return plan_inputs.plan(study, int(power) / 100, prepared, tuned, loads)
+
+
+def show(record: Record) -> str:
+    """The decision table, or the plan's."""
+    from pipelines.reports import plan, terminal
+
+    if isinstance(record, ItemPlan):
+        return plan.table(record)
     assert isinstance(record, Decision)
     return terminal.table(record)
 
 
-def _rows(study: Study, results: Mapping[str, EvaluateResult]) -> dict[str, CandidateDecision]:
-    """Every candidate beside the incumbent, on the same items."""
-    from pipelines.data import sources
-    from pipelines.economics import verdict
-
-    need = study.workload.requirements
-    items = repeated(sources.load_eval(study.workload.eval_set), study.evaluate.n_samples)
-    groups = {item.id: item.group for item in items if item.group is not None}
-    scores = {name: _scores(result) for name, result in results.items()}
-    incumbent = results[study.incumbent]
-    return {
-        name: verdict.candidate_row(
-            study,
-            result,
-            incumbent,
-            None
-            if name == study.incumbent
-            else _difference(scores[name], scores[study.incumbent], groups),
-            need,
-            None
-            if (other := study.candidates[name].control_of) is None
-            else _difference(scores[name], scores[other], groups),
-        )
-        for name, result in results.items()
-    }
-
-
-def _difference(
-    ours: Sequence[Score], theirs: Sequence[Score], groups: Mapping[str, str]
-) -> Difference | None:
-    """Candidate - incumbent, corrected by human labels where both have some."""
+def _controls(
+    study: Study, rows: Mapping[str, Answered], items: Sequence[Example]
+) -> dict[str, Difference | None]:
+    """Control -> its difference to the candidate that it controls, on the same items."""
     from pipelines.statistics.intervals import difference
     from pipelines.statistics.judge_correction import corrected_difference
 
-    values = ({s.example_id: s.value for s in ours}, {s.example_id: s.value for s in theirs})
-    human = ({s.example_id: s.human for s in ours}, {s.example_id: s.human for s in theirs})
-    corrected = None
-    if any(label is not None for side in human for label in side.values()):
-        corrected = corrected_difference(values, human, groups).corrected
-    return corrected or difference(*values, groups)
-
-
-def _scores(result: EvaluateResult) -> list[Score]:
-    """Of the quality metric."""
-    from pipelines.tracking import store
-
-    text = store.artifact(result.run_id, SCORES).read_text(encoding="utf-8")
-    rows = (Score.model_validate_json(line) for line in text.splitlines())
-    return [score for score in rows if score.metric == result.quality_metric]
-
-
-def _latencies(results: Mapping[str, EvaluateResult]) -> dict[str, list[float]]:
-    """Candidate -> seconds of every answered item."""
-    import json
-
-    from pipelines.tracking import store
-
-    found: dict[str, list[float]] = {}
-    for name, result in results.items():
-        lines = store.artifact(result.run_id, RESPONSES).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        found[name] = [
-            row["latency_s"]
-            for row in rows
-            if row["latency_s"] is not None and row["error"] is None
-        ]
+    groups = {item.id: item.group for item in items if item.group is not None}
+    quality, found = study.workload.quality, dict[str, Difference | None]()
+    for name, ours in rows.items():
+        if (other := study.candidates[name].control_of) is None:
+            continue
+        theirs = rows[other]
+        values = (ours.values[quality], theirs.values[quality])
+        corrected = corrected_difference(values, (ours.human, theirs.human), groups).corrected
+        found[name] = corrected or difference(*values, groups)
     return found
 
 
@@ -216,7 +209,7 @@ def _figures(decision: Decision) -> dict[str, float | None]:
         "latency_p50_s": row.latency_p50_s,
         "latency_p95_s": row.latency_p95_s,
         "usd_per_month": None if row.usd_per_month is None else float(row.usd_per_month),
-        "usd_per_task": None if row.usd_per_task is None else float(row.usd_per_task),
+        "usd_per_task": row.usd_per_task,
         "usd_saved_per_month": saved,
     }
 
@@ -289,12 +282,14 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         metavar="USD",
         help="what the score of one more item costs, beside the answers",
     )
+    add("--plan", nargs="?", const=POWERS[0], choices=POWERS, help=PLAN_HELP)
     add("--alpha", type=_share, default=0.05, help="one-sided, of every test (default 0.05)")
 
 
-def decide_scores(args: argparse.Namespace) -> Ruling:
-    """Decide on a table of scores."""
+def decide_scores(args: argparse.Namespace) -> Ruling | ItemPlan:
+    """Decide on a table of scores, or take it as the pilot of a plan."""
     from pipelines.data import score_table
+    from pipelines.economics import study_plan
     from pipelines.economics.rule import rule
 
     if not 0 < args.alpha < 0.5:
@@ -303,7 +298,7 @@ def decide_scores(args: argparse.Namespace) -> Ruling:
     for note in table.notes:
         say(f"decide: {note}")
     stakes = [each for each in (args.error_cost, args.value_per_task) if each is not None]
-    return rule(
+    ruling = rule(
         table,
         incumbent=args.incumbent,
         margin=args.margin,
@@ -315,12 +310,18 @@ def decide_scores(args: argparse.Namespace) -> Ruling:
         usd_per_label=args.usd_per_label,
         slice_margin=args.slice_margin,
     )
+    if args.plan is None:
+        return ruling
+    name, power = args.scores.name, int(args.plan) / 100
+    return study_plan.after(name, table, ruling, power, args.usd_per_label)
 
 
 def show_ruling(record: Record) -> str:
-    """The table of a decision without a study."""
+    """The table of a decision without a study, or the plan's."""
     from pipelines.reports import ruling
 
+    if isinstance(record, ItemPlan):
+        return show(record)
     assert isinstance(record, Ruling)
     return ruling.table(record)
 
@@ -363,7 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if any(word.partition("=")[0] == "--scores" for word in words):
         return command.without_study(__doc__, add_score_flags, decide_scores, show_ruling, argv)
-    return command.main(__doc__, decide, show, argv)
+    mode = command.Mode("plan", POWERS, PLAN_HELP, plan, show)
+    return command.main(__doc__, decide, show, argv, mode)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import sys
 
 from pipelines.core import command
 from pipelines.core.command import Options
+from pipelines.core.decision import Decision
 from pipelines.core.errors import MissingRunError, Refused
 from pipelines.core.records import Record
-from pipelines.core.results import Decision, Plan, PlannedStage, PromoteResult
+from pipelines.core.results import Plan, PlannedStage, PromoteResult
 from pipelines.core.study import Study
 
 
@@ -54,7 +55,7 @@ def promote(study: Study, options: Options) -> Record:
                 "decision_run_id": decide_run,
                 "evaluate_run_id": row.evaluate_run_id,
                 "candidate": chosen,
-                "kind": row.kind,
+                "kind": row.kind or "",
                 "verdict": decision.verdict,
                 "toy": str(row.toy).lower(),
             },

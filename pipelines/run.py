@@ -13,9 +13,9 @@ import sys
 
 from pipelines.core import command
 from pipelines.core.command import Options
+from pipelines.core.decision import Decision
 from pipelines.core.paths import shown
 from pipelines.core.records import Record
-from pipelines.core.results import Decision
 from pipelines.core.study import Study
 from pipelines.decide import REPORT, decide
 

@@ -104,7 +104,7 @@ INTENTS = {
 
 @pytest.fixture
 def small_study(tmp_path: Path) -> Path:
-    """A study without any LLM: a stand-in and the classical baseline on 60 + 24 items."""
+    """A study without any LLM: a stand-in and the classical baseline on 60 + 60 items."""
     train, items = [], []
     for intent, phrases in INTENTS.items():
         for k in range(20):
@@ -117,7 +117,7 @@ def small_study(tmp_path: Path) -> Path:
                     ]
                 }
             )
-        for k in range(8):
+        for k in range(20):
             text = f"hello there {phrases[k % 4]} since {k + 3} days, {intent[1:4]} please answer"
             items.append(
                 {

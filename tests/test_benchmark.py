@@ -95,7 +95,7 @@ def test_a_baseline_is_loaded_and_the_result_is_kept(small_study: Path, store_ur
     assert (result.hardware, result.spent_usd) == ("vm-2cpu", None)
     rows = exchanges(result)
     assert len(rows) == result.n_requests == 3 + 2 * 60 + 2 * 60
-    assert result.n_items == 24
+    assert result.n_items == 60
     run = mlflow.get_run(result.run_id)
     assert run.data.metrics["capacity_per_s"] == 40.0
     assert "capacity_high" not in run.data.metrics  # not known is not 0
@@ -150,7 +150,7 @@ def test_the_load_is_made_of_the_requests_of_the_quality_run(
         overrides = paid(server.url)
         evaluate(load_study(small_study, overrides), options(store_uri))
         asked = {body for body in bodies if "reasoning_effort" in body}
-        assert len(asked) == 24
+        assert len(asked) == 60
         bodies.clear()
         result = measured(small_study, store_uri, *overrides).results["frontier"]
     assert set(bodies) == asked

@@ -11,9 +11,11 @@ import pytest
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
+from pipelines.core.decision import Decision
 from pipelines.core.errors import ConfigError, MissingRunError, Refused, ServerError
 from pipelines.core.paths import ROOT
-from pipelines.core.results import BenchmarkResult, Decision, EvaluateResult, PromoteResult
+from pipelines.core.results import BenchmarkResult, EvaluateResult, PromoteResult
+from pipelines.core.ruling import CandidateRuling
 from pipelines.decide import REPORT, decide
 from pipelines.promote import promote
 from pipelines.reports import terminal
@@ -46,7 +48,7 @@ def test_simulated_shows_wherever_it_is_touched(small_study: Path, store_uri: st
     assert runs["evaluate tfidf-logreg"].data.tags["simulated"] == "false"
     assert runs["decide"].data.tags["simulated"] == "true"
     rows = store.artifact(runs["evaluate frontier"].info.run_id, "responses.jsonl").read_text()
-    assert rows.count('"simulated":true') == 24
+    assert rows.count('"simulated":true') == 60
     note = mlflow.get_experiment_by_name("small")
     assert note is not None
     assert "SIMULATED" in note.tags["mlflow.note.content"]
@@ -199,10 +201,10 @@ def test_failed_calls_lower_coverage_and_are_asked_again(
     monkeypatch.setattr(http.Caller, "stream", flaky)
     broken = decision_of(small_study, store_uri)
     row = broken.candidates["frontier"]
-    # Every third of 24 calls failed: 16 answered, two thirds covered, below the limit of 98 %.
-    assert row.coverage == pytest.approx(16 / 24)
-    assert row.excluded_because is not None
-    assert "66.7%" in row.excluded_because
+    # Every third of 60 calls failed: 40 answered, two thirds covered, below the limit of 98 %.
+    assert row.coverage == pytest.approx(40 / 60)
+    assert row.reason == "33.3% of the calls failed (limit 0.5%)"
+    assert broken.verdict == "insufficient"
     monkeypatch.setattr(http.Caller, "stream", real)
     mended = decision_of(small_study, store_uri)
     assert mended.candidates["frontier"].coverage == 1.0
@@ -233,3 +235,44 @@ def test_the_banking77_baseline_reproduces_its_anchor(public_data: Path, store_u
     assert quality.n_total == 3080
     # Measured on these files with the same method: 0.914; the near-copies we remove cost little.
     assert quality.mean == pytest.approx(0.914, abs=0.005)
+
+
+def test_a_decision_says_at_least_what_a_ruling_says(small_study: Path, store_uri: str) -> None:
+    decision = decision_of(
+        small_study, store_uri, "workload.requirements.usd_per_error=0.5"
+    ).model_dump(mode="json")
+    assert {"verdict", "chosen", "incumbent", "margin", "reasons", "flips_when", "required_n",
+            "candidates", "schema_version"} <= set(decision)  # fmt: skip
+    row = decision["candidates"]["tfidf-logreg"]
+    assert {"n", "coverage", "quality", "difference", "comparison", "usd_per_task",
+            "usd_per_good_task", "latency_p95_s", "probability_best",
+            "excluded_because"} <= set(row)  # fmt: skip
+    for name in ("quality", "difference", "usd_per_good_task", "expected_loss"):
+        assert row[name]["low"] <= row[name]["mean"] <= row[name]["high"], name
+    assert 0 <= row["probability_best"] <= 1
+    # The table without a study says the same with the same words.
+    assert set(CandidateRuling.model_fields) <= set(row)
+    assert [each["input"] for each in decision["sensitivity"]][:2] == [
+        "prices of rented candidates",
+        "volume",
+    ]
+
+
+def test_a_saving_that_is_worth_less_than_the_errors_it_brings_is_not_taken(
+    small_study: Path, store_uri: str
+) -> None:
+    # Owning is cheaper at a hundred million tasks, and 30 points of quality may be lost for it...
+    much = "workload.traffic.tasks_per_month=100_000_000"
+    loose = "workload.requirements.max_quality_loss=0.3"
+    cheap = decision_of(small_study, store_uri, much, loose)
+    row = cheap.candidates["tfidf-logreg"]
+    assert row.saving is not None
+    assert row.saving.low is not None
+    assert row.saving.low > 0
+    assert row.margin == 0.3
+    # ... unless an error costs ten times what a task saves: then a tenth of that may be lost.
+    dear = decision_of(
+        small_study, store_uri, much, loose,
+        f"workload.requirements.usd_per_error={10 * row.saving.low}",
+    )  # fmt: skip
+    assert dear.candidates["tfidf-logreg"].margin == pytest.approx(0.1)

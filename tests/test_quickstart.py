@@ -13,8 +13,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from pipelines.core.decision import Decision
 from pipelines.core.paths import ROOT
-from pipelines.core.results import Decision
 
 STUDY = "configs/quickstart.yaml"
 QUIET = ("--set", "benchmark.candidates=[]")
@@ -114,6 +114,21 @@ def test_no_answered_request_was_sent_again(finished: tuple[str, Decision, list[
     for path in journals:
         asked = [json.loads(line)["request_sha256"] for line in path.read_text().splitlines()]
         assert len(asked) == len(set(asked)) == 309
+
+
+def test_vllm_said_how_likely_the_tokens_of_each_answer_were(
+    finished: tuple[str, Decision, list[str]],
+) -> None:
+    uri, _, _ = finished
+    folder = Path(uri.removeprefix("sqlite:///")).parent / "work" / "journal"
+    for path in folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        said = [row["mean_logprob"] for row in rows]
+        if "tiny-" in path.name:
+            assert all(each is not None and each <= 0 for each in said)
+            assert len(set(said)) > 1
+        else:
+            assert said == [None] * len(said)
 
 
 def test_the_tuned_toy_beats_its_base_by_thirty_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pipelines.core.records import Record
@@ -67,7 +68,8 @@ class CandidateRuling(Record):
     can be whose price demands more · inconclusive: anything else. Corrected for the number of
     candidates."""
     reason: str = ""
-    """Why nothing was tested, or why a test that passed alone does not count."""
+    """Why nothing was tested, or why a test that passed alone does not count; of the incumbent,
+    which requirement it misses."""
     margin: float | None = None
     """Loss of quality that is good enough: the policy's, or less where the dollars saved do not pay
     for it; negative = the gain that is demanded. None for the incumbent."""
@@ -205,5 +207,5 @@ class Ruling(Record):
     cascade: CascadeRuling | None
     """The best one; None = no cheaper candidate with a confidence, or dollars or the cost of an
     error are not known."""
-    candidates: dict[str, CandidateRuling]
+    candidates: Mapping[str, CandidateRuling]
     """By name, in the order of the evidence."""

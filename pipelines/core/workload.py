@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from pipelines.core.hardware import Figure
 from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Record
 from pipelines.core.traffic import NamedProfile, Timestamps, times_s
@@ -58,13 +60,24 @@ class MetricSpec(Record):
 class Requirements(Record):
     """What a candidate must meet before its price matters."""
 
-    max_quality_loss: Share
+    max_quality_loss: float = Field(ge=0, lt=1)
     """Non-inferiority margin: how much lower than the incumbent's the quality may be."""
     min_quality: Share = 0.0
     """The lower end of the quality's 95 % interval must reach this."""
     min_coverage: Share = 0.98
     """Share of the examples that must be answered and scored."""
+    max_error_share: Share = 0.005
+    """Share of the calls that may fail for no reason of the candidate's."""
     max_latency_p95_s: float = Field(gt=0)
+    """The upper 95 % bound of the latency's 95th percentile must keep it."""
+    usd_per_error: Decimal | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """What a wrong answer costs that nobody notices. It sets how much quality a saving may lose,
+    and lets the lowest expected loss decide in place of the lowest price. None = not known."""
+    slice_margin: Share | None = None
+    """How much lower the quality may be in a slice; None = `max_quality_loss`."""
+    max_failure_rates: dict[str, Share] = {}
+    """Metric -> share of answers that may score below 1 on it; the upper 95 % bound must keep it.
+    For errors that must hardly ever happen: to show 1 % takes 299 items without one."""
     min_judge_kappa: Share = 0.4
     """Judges of the quality metric must agree with human labels at least this well (Cohen's kappa,
     the lower end of its 95 % interval); the default is the floor of "moderate" agreement."""
@@ -74,6 +87,10 @@ class Traffic(Record):
     """How much of the workload there is, and when it comes."""
 
     tasks_per_month: int = Field(gt=0)
+    tasks_per_month_low: int | None = Field(default=None, gt=0)
+    """As few as there may be; None = as `tasks_per_month`."""
+    tasks_per_month_high: int | None = Field(default=None, gt=0)
+    """As many as there may be; None = as `tasks_per_month`."""
     peak_to_mean: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     """Busiest minute over the mean rate of its hour; own machines are bought for the peak. None =
     4, or what `timestamps` tell."""
@@ -82,8 +99,23 @@ class Traffic(Record):
     timestamps: Timestamps | None = None
     """Times of real requests, taken to be typical of every month."""
 
+    @property
+    def volume(self) -> Figure:
+        """Tasks a month, low, likely and high."""
+        likely = self.tasks_per_month
+        return Figure(
+            low=Decimal(self.tasks_per_month_low or likely),
+            likely=Decimal(likely),
+            high=Decimal(self.tasks_per_month_high or likely),
+        )
+
     @model_validator(mode="after")
     def _told_once(self) -> Self:
+        low, high = self.tasks_per_month_low, self.tasks_per_month_high
+        if (low or 0) > self.tasks_per_month or (
+            high or self.tasks_per_month
+        ) < self.tasks_per_month:
+            raise ValueError("tasks_per_month must lie between its low and its high end")
         if self.timestamps is not None:
             if self.profile is not None or self.peak_to_mean is not None:
                 raise ValueError("timestamps tell the profile and peak_to_mean: leave these out")
@@ -131,6 +163,8 @@ class Workload(Record):
     metrics: dict[str, MetricSpec]
     quality: str
     """The metric in `metrics` that the decision rests on."""
+    slice_by: tuple[str, ...] = ()
+    """Keys of the examples' `metadata`; no candidate may be worse in one of their values."""
     labels: str | None = None
     """JSON Lines of human labels on answers (`id`, `metric`, `answer`, `label`, `labelled_by`):
     judges are measured against them."""
@@ -146,4 +180,10 @@ class Workload(Record):
     def _quality_is_a_metric(self) -> Self:
         if self.quality not in self.metrics:
             raise ValueError(f"quality {self.quality!r} is not in metrics: {list(self.metrics)}")
+        if absent := [
+            name for name in self.requirements.max_failure_rates if name not in self.metrics
+        ]:
+            raise ValueError(
+                f"max_failure_rates: {absent} are not in metrics: {list(self.metrics)}"
+            )
         return self

@@ -39,22 +39,6 @@ class CandidateLoss(Record):
     the expected value of perfect information."""
 
 
-class Caution(Record):
-    """What taking the gated choice instead of the plug-in choice means."""
-
-    plug_in: str
-    """Loses least on average, whatever was or was not shown of it."""
-    gated: str
-    """Passed the rule's tests."""
-    price_usd_per_1000_tasks: Spread
-    """Loss of the gated choice less that of the plug-in choice; the mean is never negative."""
-    probability_right: float
-    """Share of the draws in which the gated choice loses less."""
-    regret_usd_per_1000_tasks: float
-    """What the plug-in choice loses more where it does, averaged over all draws: what the caution
-    insures against."""
-
-
 class Losses(Record):
     """All candidates at one cost of an error."""
 
@@ -173,29 +157,6 @@ def error_costs(low: float, high: float, n: int = 25) -> tuple[float, ...]:
     return (0.0, *(float(value) for value in np.geomspace(low, high, n)))
 
 
-def caution(draws: Draws, usd_per_error: float, gated: str) -> Caution:
-    """The gated choice against the one that loses least on average.
-
-    Args:
-        draws: of all candidates that could be taken.
-        usd_per_error: V.
-        gated: the choice of the rule that asks for proof.
-
-    Raises:
-        ValueError: V is negative or not a number, or there are no draws of `gated`.
-    """
-    loss = loss_per_task(draws, usd_per_error)
-    plug_in = _plug_in(draws, loss)
-    price = TASKS * (loss[:, draws.column(gated)] - loss[:, draws.column(plug_in)])
-    return Caution(
-        plug_in=plug_in,
-        gated=gated,
-        price_usd_per_1000_tasks=spread(price),
-        probability_right=float((price < 0).mean()),
-        regret_usd_per_1000_tasks=float(np.maximum(-price, 0).mean()),
-    )
-
-
 def v_star(draws: Draws, one: str, other: str) -> ErrorCostThreshold:
     """The cost of an error from which upward the dearer of two candidates pays for itself.
 
@@ -219,30 +180,6 @@ def v_star(draws: Draws, one: str, other: str) -> ErrorCostThreshold:
     a, b = draws.column(dearer), draws.column(cheaper)
     found = threshold(usd[:, a] - usd[:, b], draws.quality[:, a] - draws.quality[:, b])
     return ErrorCostThreshold(dearer=dearer, cheaper=cheaper, **dict(found))
-
-
-def break_even_volume(
-    draws: Draws, candidate: str, incumbent: str, usd_per_error: float = 0.0
-) -> Threshold:
-    """M*: tasks from which upward a candidate's lower loss per task pays for its fixed dollars.
-
-    M* = difference in fixed dollars / (saving per task + V x difference in quality), in tasks over
-    the period of the fixed dollars. The fixed dollars hold at that volume, too: the fleet that
-    grows with the load is `break_even.volume`'s.
-
-    Args:
-        draws: of both; their volume is not used.
-        candidate: the one with more fixed dollars.
-        incumbent: the other one.
-        usd_per_error: V; 0 = dollars alone.
-
-    Raises:
-        ValueError: V is negative or not a number, or there are no draws of one of them.
-    """
-    a, b = draws.column(candidate), draws.column(incumbent)
-    _check(usd_per_error)
-    per_task = usd_per_error * (1 - draws.quality) + draws.usd_per_task
-    return threshold(draws.fixed_usd[:, a] - draws.fixed_usd[:, b], per_task[:, b] - per_task[:, a])
 
 
 def usd_per_good_task(draws: Draws, candidate: str) -> GoodTask | None:

@@ -161,6 +161,18 @@ def usd_per_month(own: Owning, tasks_per_month: float, at: Mapping[str, Decimal]
     return sum(amounts(own, tasks_per_month, at).values(), Decimal(0))
 
 
+def usd_per_task_at(utilisation: float, at: Mapping[str, Decimal]) -> float:
+    """Dollars of machines for one task, were they busy to this share of what they could answer.
+
+    Args:
+        utilisation: in (0, 1].
+        at: value of every symbol.
+    """
+    calls = float(at["calls_per_task"] * (1 + at["retries_per_call"]))
+    per_hour = 3600 * float(at["capacity_per_s"]) * utilisation
+    return calls * float(at["usd_per_machine_hour"]) / per_hour
+
+
 def lines(own: Owning, tasks_per_month: int, tuned: bool) -> tuple[CostLine, ...]:
     """The bill; a line without dollars is one that the study says nothing of.
 

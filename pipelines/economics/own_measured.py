@@ -8,7 +8,10 @@ from pipelines.core import machine
 from pipelines.core.candidate import Baseline, Own
 from pipelines.core.hardware import Figure
 from pipelines.core.own_costs import Spent
-from pipelines.core.results import BenchmarkResult, FinetuneResult
+from pipelines.core.results import BenchmarkResult, EvaluateResult, FinetuneResult
+from pipelines.core.workload import Workload
+from pipelines.economics import own_cost
+from pipelines.economics.own_cost import Owning
 
 
 def calls_per_s(
@@ -58,3 +61,17 @@ def spent(candidate: Own, trained: FinetuneResult, judge_usd: Decimal | None) ->
     """
     same = trained.machine and machine.has(candidate.hardware.gpu, trained.machine)
     return Spent(training_hours=trained.train_s / 3600 if same else None, judge_usd=judge_usd)
+
+
+def owning(workload: Workload, result: EvaluateResult) -> Owning | None:
+    """What an owned candidate's bill depends on; None when rented or not measured."""
+    if result.hardware is None or result.cost.capacity_per_s is None:
+        return None
+    return own_cost.owning(
+        result.cost.capacity_per_s,
+        result.hardware,
+        workload.traffic,
+        workload.own_costs,
+        result.tuned,
+        result.spent,
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipelines.core.evidence import Evidence
+from pipelines.core.results import Kind
 from pipelines.core.ruling import CandidateRuling, Ruling, RulingVerdict
 from pipelines.economics import expected_loss, rule_words
-from pipelines.economics.choose import GOOD_ENOUGH, verdict_of
 from pipelines.economics.draws import N_DRAWS, Draws, doubts
 from pipelines.economics.expected_loss import Losses
 from pipelines.economics.rule_cascade import best_cascade
@@ -28,6 +28,8 @@ from pipelines.economics.rule_quality import (
     tested,
     with_margin,
 )
+
+GOOD_ENOUGH = ("incumbent", "superior", "non-inferior", "non-inferior-but-worse")
 
 
 def rule(
@@ -56,7 +58,8 @@ def rule(
 
     Args:
         evidence: what was measured. A missing score lowers the coverage, it is never wrong.
-        incumbent: what is used today. All others are compared with it, and it is never excluded.
+        incumbent: what is used today. All others are compared with it, and it is never excluded;
+            where `evidence.out` names it, that it stays is no verdict.
         margin: the loss of quality that is good enough, in [0, 1).
         alpha: one-sided, of every test; at look k of a sequential design, its `levels[k - 1]`.
         usd_per_error: what a wrong answer costs that nobody notices; None = not known.
@@ -114,7 +117,7 @@ def rule(
         verdict, chosen = "insufficient", None
     elif both is not None and both.wins:
         verdict, chosen = "hybrid", both.first
-    elif best == incumbent and (undecided or _nothing_tested(rows)):
+    elif best == incumbent and (undecided or rows[incumbent].reason or _nothing_tested(rows)):
         verdict, chosen = "insufficient", None
     serving = chosen or incumbent
     ruling = Ruling(
@@ -205,6 +208,11 @@ def _word(rows: Rows, incumbent: str, chosen: str) -> RulingVerdict:
     if kind is None or any(row.kind is None for row in rows.values()):
         return "keep" if chosen == incumbent else "switch"
     return verdict_of(kind)
+
+
+def verdict_of(kind: Kind) -> RulingVerdict:
+    """A classical baseline runs on one's own machine, too: it is owned."""
+    return "rent" if kind == "rent" else "own"
 
 
 def _regret(losses: Losses, name: str) -> float:

@@ -61,7 +61,7 @@ def _cascade(
         one,
         two,
         sure,
-        first_usd=evidence.usd[items, a],
+        first_usd=evidence.usd[items, a] + evidence.confidence_usd.get(first, 0.0),
         second_usd=evidence.usd[items, b],
         stakes=cascade.Stakes(
             usd_per_error=terms.usd_per_error, tasks_per_month=terms.requests_per_month or 1

@@ -17,12 +17,13 @@ from pipelines.core.ruling import (
     VStar,
 )
 from pipelines.economics import expected_loss, plan
-from pipelines.economics.draws import Draws, bootstrap
+from pipelines.economics.draws import Array, Draws, bootstrap
 from pipelines.economics.expected_loss import TASKS, Losses, Spread
 from pipelines.economics.rule_quality import (
     Flags,
     Rows,
     Terms,
+    level_of,
     n_units,
     pairs,
     per_item_variance,
@@ -60,7 +61,11 @@ def drawn_items(evidence: Evidence, names: Sequence[str]) -> Flags:
 def draws_of(evidence: Evidence, rows: Rows, terms: Terms, n_draws: int, seed: int) -> Draws | None:
     """Quality and dollars of all admissible candidates, resampled together by item.
 
-    None with fewer than two independent items.
+    What human labels correct is drawn about the corrected means, and differences to the incumbent
+    about the corrected ones. None with fewer than two independent items.
+
+    Raises:
+        ValueError: there are not as many draws of some candidate's dollars.
     """
     names = [name for name, row in rows.items() if row.excluded_because is None]
     columns, known = [evidence.column(name) for name in names], drawn_items(evidence, names)
@@ -77,13 +82,43 @@ def draws_of(evidence: Evidence, rows: Rows, terms: Terms, n_draws: int, seed: i
         n_draws=n_draws,
         seed=seed,
     )
+    quality, dollars = means[:, : len(names)], most * means[:, len(names) :]
+    for j, name in enumerate(names):
+        if (own := evidence.usd_draws.get(name)) is not None:
+            if own.shape != (n_draws,):
+                raise ValueError(f"usd_draws of {name!r} are {own.shape}, not {(n_draws,)}")
+            dollars[:, j] = own
+    if evidence.corrected:
+        quality = _corrected(evidence, names, quality, terms.incumbent, seed)
     return Draws(
         names=tuple(names),
-        quality=means[:, : len(names)],
-        usd_per_task=most * means[:, len(names) :],
+        quality=quality,
+        usd_per_task=dollars,
         fixed_usd=np.zeros((n_draws, len(names))),
         volume=np.full(n_draws, float(terms.requests_per_month or 1)),
     )
+
+
+def _corrected(
+    evidence: Evidence, names: Sequence[str], quality: Array, incumbent: str, seed: int
+) -> Array:
+    """Draws of the quality as human labels correct it: the incumbent's, and differences to it."""
+    rng = np.random.default_rng([seed, *b"corrected"])
+    drawn = quality.copy()
+    noise = rng.standard_normal(quality.shape)
+    base = names.index(incumbent)
+    if (found := evidence.corrected.get(incumbent)) is not None:
+        drawn[:, base] = found.quality + found.quality_error * noise[:, base]
+    for j, name in enumerate(names):
+        found = evidence.corrected.get(name)
+        if found is None or j == base:
+            continue
+        if found.difference is None:
+            drawn[:, j] = found.quality + found.quality_error * noise[:, j]
+        else:
+            gap = found.difference + found.difference_error * noise[:, j]
+            drawn[:, j] = drawn[:, base] + gap
+    return np.clip(drawn, 0.0, 1.0)
 
 
 def with_dollars(rows: Rows, draws: Draws, losses: Losses | None, incumbent: str) -> Rows:
@@ -164,7 +199,11 @@ def settling(evidence: Evidence, name: str, rows: Rows, terms: Terms, n_tests: i
     margin, units, n = row.margin, n_units(both), len(both.items)
     if margin is None or row.difference is None or units < 2:
         return nothing.model_copy(update={"reason": "too few independent items to plan with"})
-    if row.p_value is not None and row.p_value < terms.alpha / n_tests:
+    if name in evidence.corrected:
+        return nothing.model_copy(
+            update={"reason": "human labels correct its judge: more of them settle it"}
+        )
+    if row.p_value is not None and row.p_value < level_of(evidence, name, terms) / n_tests:
         return nothing.model_copy(
             update={"reason": "more items do not help while the candidate before it is not shown"}
         )

@@ -15,9 +15,14 @@ from pipelines.core.ruling import CandidateRuling, Interval
 from pipelines.economics.expected_loss import effective_margin
 from pipelines.economics.rule_words import too_slow, usd
 from pipelines.statistics import guards
-from pipelines.statistics.intervals import estimate
+from pipelines.statistics.intervals import Z, estimate
 from pipelines.statistics.multiplicity import fixed_sequence, holm
-from pipelines.statistics.non_inferiority import MIN_UNITS, PairedComparison, compare
+from pipelines.statistics.non_inferiority import (
+    MIN_UNITS,
+    PairedComparison,
+    compare,
+    compare_estimate,
+)
 
 P95, SURE = 0.95, 0.95
 """The percentile of the latency, and how surely the truth lies below its bound."""
@@ -64,6 +69,28 @@ def pairs(evidence: Evidence, name: str, incumbent: str) -> Pairs:
     return Pairs(scores[items, 0], scores[items, 1], groups, items)
 
 
+def level_of(evidence: Evidence, name: str, terms: Terms) -> float:
+    """One-sided level of a candidate's test: alpha, or what is left of it at an early stop."""
+    return evidence.levels.get(name, terms.alpha)
+
+
+def compared(evidence: Evidence, name: str, margin: float, terms: Terms) -> PairedComparison:
+    """A candidate against a margin, corrected by human labels where there are some."""
+    level = level_of(evidence, name, terms)
+    both, found = pairs(evidence, name, terms.incumbent), evidence.corrected.get(name)
+    if found is None or found.difference is None:
+        return both.compared(margin, level)
+    return compare_estimate(
+        found.difference,
+        found.difference_error,
+        len(both.items),
+        found.n_groups,
+        margin,
+        skew=found.skew,
+        alpha=level,
+    )
+
+
 def check(evidence: Evidence, terms: Terms) -> None:
     """Refuse what no verdict can be drawn from.
 
@@ -75,11 +102,8 @@ def check(evidence: Evidence, terms: Terms) -> None:
         raise ValueError(f"incumbent {terms.incumbent!r} is not among {', '.join(names)}")
     if len(set(names)) < len(names):
         raise ValueError(f"a candidate stands twice: {', '.join(names)}")
-    if len(names) < 2 or not evidence.ids:
-        raise ValueError(
-            f"{len(names)} candidates and {len(evidence.ids)} items: give at least two candidates "
-            "and one item"
-        )
+    if not evidence.ids:
+        raise ValueError("no items: give at least one")
     for field, low, high in (
         ("margin", 0, 1),
         ("slice_margin", 0, 1),
@@ -114,7 +138,7 @@ def measured(evidence: Evidence, name: str, terms: Terms) -> CandidateRuling:
     """What is known of one candidate alone, and whether that is enough to be chosen."""
     j = evidence.column(name)
     scored = np.isfinite(evidence.scores[:, j])
-    coverage = float(scored.mean())
+    coverage = int(scored.sum()) / evidence.n_asked.get(name, len(scored))
     usd_per_task = p95 = high = None
     if evidence.usd is not None:
         known = np.isfinite(evidence.usd[:, j])
@@ -125,29 +149,44 @@ def measured(evidence: Evidence, name: str, terms: Terms) -> CandidateRuling:
         groups = None if evidence.groups is None else evidence.groups[timed]
         p95, high = p95_bound(evidence.latency_s[timed, j], groups)
     groups = evidence.groups
-    quality = estimate(
-        {
-            str(k): value if known else None
-            for k, (value, known) in enumerate(
-                zip(evidence.scores[:, j].tolist(), scored.tolist(), strict=True)
-            )
-        },
-        None if groups is None else {str(k): str(g) for k, g in enumerate(groups.tolist())},
-    )
+    if (found := evidence.corrected.get(name)) is not None:
+        half = Z * found.quality_error
+        quality = Interval(
+            mean=found.quality,
+            low=max(0.0, found.quality - half),
+            high=min(1.0, found.quality + half),
+        )
+    else:
+        quality = _uncorrected(evidence.scores[:, j], groups)
     return CandidateRuling(
         kind=evidence.kinds.get(name),
         n=int(scored.sum()),
         n_paired=len(pairs(evidence, name, terms.incumbent).items),
         coverage=coverage,
-        quality=quality and Interval(mean=quality.mean, low=quality.low, high=quality.high),
+        quality=quality,
         comparison="incumbent" if name == terms.incumbent else "inconclusive",
         usd_per_task=usd_per_task,
         latency_p95_s=p95,
         latency_p95_high_s=high,
+        reason=evidence.out.get(name) or _uncovered(coverage, terms)
+        if name == terms.incumbent
+        else "",
         excluded_because=None
         if name == terms.incumbent
-        else _why_out(coverage, p95, high, terms) or None,
+        else evidence.out.get(name) or _why_out(coverage, p95, high, terms) or None,
     )
+
+
+def _uncorrected(scores: Floats, groups: NDArray[np.int64] | None) -> Interval | None:
+    scored = np.isfinite(scores)
+    quality = estimate(
+        {
+            str(k): value if known else None
+            for k, (value, known) in enumerate(zip(scores.tolist(), scored.tolist(), strict=True))
+        },
+        None if groups is None else {str(k): str(g) for k, g in enumerate(groups.tolist())},
+    )
+    return quality and Interval(mean=quality.mean, low=quality.low, high=quality.high)
 
 
 def p95_bound(
@@ -218,9 +257,9 @@ def tested(
     gains: dict[str, float | None] = {}
     for name, row in rows.items():
         if row.margin is not None:
-            both = pairs(evidence, name, terms.incumbent)
-            alone[name] = both.compared(row.margin, terms.alpha)
-            gains[name] = both.compared(min(row.margin, 0.0), terms.alpha).p_value
+            alone[name] = compared(evidence, name, row.margin, terms)
+            gain = compared(evidence, name, min(row.margin, 0.0), terms).p_value
+            gains[name] = _at_alpha(gain, alone[name].alpha, terms.alpha)
     order = [name for name in alone if rows[name].excluded_because is None]
     price = {name: rows[name].usd_per_task for name in (*order, terms.incumbent)}
     now = price[terms.incumbent]
@@ -233,7 +272,15 @@ def tested(
         correction = "fixed sequence"
         order.sort(key=lambda name: (-(price[name] or 0.0), name))
     adjust = fixed_sequence if correction == "fixed sequence" else holm
-    adjusted = dict(zip(order, adjust([alone[n].p_value for n in order]).tolist(), strict=True))
+    adjusted = dict(
+        zip(
+            order,
+            adjust(
+                [_at_alpha(alone[n].p_value, alone[n].alpha, terms.alpha) for n in order]
+            ).tolist(),
+            strict=True,
+        )
+    )
     better = dict(zip(order, holm([gains[n] for n in order]).tolist(), strict=True))
     found = {
         name: row
@@ -288,8 +335,18 @@ def n_units(both: Pairs) -> int:
     return len(both.items if both.groups is None else np.unique(both.groups))
 
 
+def _at_alpha(p_value: float | None, level: float, alpha: float) -> float | None:
+    """A p-value to be read at another level than its own."""
+    return None if p_value is None else min(1.0, p_value * alpha / level)
+
+
 def _why_out(coverage: float, p95: float | None, high: float | None, terms: Terms) -> str:
     """The first precondition that is missed; empty = none."""
+    limit = terms.max_latency_p95_s
+    return _uncovered(coverage, terms) or (too_slow(p95, high, limit) if limit is not None else "")
+
+
+def _uncovered(coverage: float, terms: Terms) -> str:
     if coverage == 0:
         return "not one answer could be scored"
     if coverage < terms.min_coverage:
@@ -297,8 +354,7 @@ def _why_out(coverage: float, p95: float | None, high: float | None, terms: Term
             f"only {coverage:.1%} of the items were answered and scored "
             f"(limit {terms.min_coverage:.1%})"
         )
-    limit = terms.max_latency_p95_s
-    return "" if limit is None else too_slow(p95, high, limit)
+    return ""
 
 
 def _finding(

@@ -133,6 +133,11 @@ def _what_is_missing(ruling: Ruling, min_coverage: float) -> str:
             f"only {candidates[incumbent].coverage:.1%} of the items of {incumbent}, which is used "
             f"today, have a score (limit {min_coverage:.1%})"
         )
+    if not ruling.open_questions and (reason := candidates[incumbent].reason):
+        return (
+            f"{incumbent}, which is used today, does not meet the requirements ({reason}), and no "
+            "other candidate is shown to"
+        )
     if not ruling.open_questions:
         name, row = next(
             (name, row)

@@ -10,7 +10,7 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-from pipelines.core.results import CandidateDecision, Decision
+from pipelines.core.decision import CandidateDecision, Decision
 from pipelines.reports.figures import readable
 
 WIDTH, HEIGHT = 640, 260

@@ -7,9 +7,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pipelines.core import hardware
+from pipelines.core.decision import CandidateDecision, Decision
 from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Estimate, Outcome, Record
-from pipelines.core.results import CandidateDecision, Decision, EvaluateResult, PrepareResult
+from pipelines.core.results import EvaluateResult, PrepareResult
 from pipelines.core.study import Study
 from pipelines.statistics.agreement import Figure
 

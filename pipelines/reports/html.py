@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipelines.core.results import Decision, EvaluateResult, EvaluateResults, PrepareResult
+from pipelines.core.decision import Decision
+from pipelines.core.results import EvaluateResult, EvaluateResults, PrepareResult
 from pipelines.core.study import Study
 from pipelines.economics import candidate_cost, fleet
 from pipelines.economics.verdict import usd

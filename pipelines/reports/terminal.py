@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.core.results import CandidateDecision, Decision
+from pipelines.core.decision import CandidateDecision, Decision, Sensitivity
+from pipelines.core.ruling import Interval
 from pipelines.economics.verdict import usd
 
 HEADERS = ("candidate", "quality (95 %)", "difference", "p95", "$/1k tasks", "$/month", "finding")
@@ -26,7 +27,25 @@ def table(decision: Decision) -> str:
         parts += ["", "What owning costs a month:", *bills]
     if flips:
         parts += ["", "The answer changes when:", *flips]
+    if decision.sensitivity:
+        parts += ["", "One input changed:", *(f"  - {what_if(s)}" for s in decision.sensitivity)]
     return "\n".join(parts)
+
+
+def what_if(found: Sensitivity) -> str:
+    """One input, the answers at the values that were tried, and where the answer flips."""
+    times = "x" if found.today == 1 else ""
+    tried = ", ".join(
+        f"{times}{s.value:g} {s.verdict}{f' ({s.chosen})' if s.chosen else ''}"
+        for s in found.scenarios
+    )
+    if found.flips_at is not None:
+        end = f"the answer flips at {times}{found.flips_at:.3g}"
+    elif any(s.changes for s in found.scenarios):
+        end = "the answer hangs on it"
+    else:
+        end = "the answer stays"
+    return f"{found.input}: {tried}; {end}"
 
 
 def markdown(decision: Decision) -> str:
@@ -75,17 +94,21 @@ def _rows(decision: Decision) -> list[tuple[str, ...]]:
     return [_row(name, row, decision) for name, row in decision.candidates.items()]
 
 
+def _ends(found: Interval, sign: str, to: str) -> str:
+    if found.low is None or found.high is None:
+        return " (too few to tell)"
+    return f" ({found.low:{sign}.3f}{to}{found.high:{sign}.3f})"
+
+
 def _row(name: str, row: CandidateDecision, decision: Decision) -> tuple[str, ...]:
     marks = [mark for mark, on in (("simulated", row.simulated), ("toy", row.toy)) if on]
     if name == decision.chosen:
         marks.append("chosen")
-    quality = "not scored"
-    if row.quality is not None:
-        quality = f"{row.quality.mean:.3f} ({row.quality.low:.3f}-{row.quality.high:.3f})"
-    difference = "-"
-    if row.difference is not None:
-        d = row.difference
-        difference = f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+    quality, difference = "not scored", "-"
+    if (q := row.quality) is not None:
+        quality = f"{q.mean:.3f}" + _ends(q, "", "-")
+    if (d := row.difference) is not None:
+        difference = f"{d.mean:+.3f}" + _ends(d, "+", " to ")
     mark = f" [{', '.join(marks)}]" if marks else ""
     return (
         name + mark,

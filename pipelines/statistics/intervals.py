@@ -83,7 +83,8 @@ def wilson(n_right: int, n: int) -> tuple[float, float]:
     p, z2 = n_right / n, Z * Z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # p lies inside; at 0 and at 1 rounding could leave it a hair outside.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
 def tango_statistic(n_won: int, n_lost: int, n: int, delta: float) -> float:

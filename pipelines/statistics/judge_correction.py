@@ -25,6 +25,8 @@ class CorrectedMean(Record):
     """PPI++; `n_scored` counts the answers behind it, labelled or judged; None: see `reason`."""
     judge_weight: float | None
     """PPI++'s lambda in [0, 1]: 0 = the judge tells nothing, 1 = its errors are few."""
+    error: float | None = None
+    """Standard error of `corrected`, before it is cut to what is possible."""
     n_labelled: int
     """Answers with a human label and a verdict."""
     n_judged: int
@@ -44,6 +46,12 @@ class CorrectedDifference(Record):
     """PPI++; `n` counts the items behind it, labelled or judged. None: see `reason`."""
     judge_weight: float | None
     """PPI++'s lambda in [0, 1]: 0 = the judge tells nothing, 1 = its errors are few."""
+    error: float | None = None
+    """Standard error of `corrected`, before it is cut to what is possible."""
+    n_groups: int = 0
+    """Independent units with labels and verdicts: t of n_groups - 1 degrees."""
+    skew: float = 0.0
+    """Skewness of the estimate: that of a unit's part in it over the root of their number."""
     n_labelled: int
     """Items with labels and verdicts of both answers."""
     n_judged: int
@@ -86,6 +94,7 @@ def corrected_mean(judge: Scores, human: Scores, groups: Groups = None) -> Corre
             n_total=len(judge.keys() | human.keys()),
         ),
         judge_weight=found.weight,
+        error=found.error,
         n_labelled=found.n_labelled,
         n_judged=found.n_judged,
         reason=found.reason,
@@ -117,6 +126,9 @@ def corrected_difference(
             n=found.n_behind,
         ),
         judge_weight=found.weight,
+        error=found.error,
+        n_groups=found.n_groups,
+        skew=found.skew,
         n_labelled=found.n_labelled,
         n_judged=found.n_judged,
         reason=found.reason,
@@ -205,6 +217,9 @@ class _Tuned(NamedTuple):
     n_labelled: int
     n_judged: int
     reason: str = ""
+    error: float | None = None
+    n_groups: int = 0
+    skew: float = 0.0
 
 
 def _power_tuned(judge: Scores, human: Scores, groups: Groups, lowest: float) -> _Tuned:
@@ -239,9 +254,10 @@ def _power_tuned(judge: Scores, human: Scores, groups: Groups, lowest: float) ->
     # candidate that is 95 % right under a judge that is 98 % right cover 88 %, since most such
     # samples show next to no error; with it 95.6. Long groups of loosely tied items pay in width.
     error = math.sqrt(float((sums**2).sum()) + 1 / g**2)
+    skew = float((sums**3).sum()) / error**3
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, g - 1)) * error
     low, middle, high = np.clip([mean - half, mean, mean + half], lowest, 1.0).tolist()
-    return _Tuned((low, middle, high), weight, len(behind), n, n_rest)
+    return _Tuned((low, middle, high), weight, len(behind), n, n_rest, "", error, g, skew)
 
 
 def _minus(ours: Scores, theirs: Scores) -> Scores:

@@ -19,7 +19,7 @@ GRADES_DIFFER = 20
 """Differing items below which the t test of independent graded scores is not trusted."""
 Floats = NDArray[np.float64]
 Finding = Literal["superior", "non-inferior", "non-inferior-but-worse", "inferior", "inconclusive"]
-Method = Literal["score test (Tango 1998)", "cluster-robust t", "exact bound"]
+Method = Literal["score test (Tango 1998)", "cluster-robust t", "exact bound", "t"]
 
 
 class PairedComparison(Record):
@@ -116,11 +116,7 @@ def compare(
             method = "cluster-robust t"
             error = math.sqrt(n_groups / (n_groups - 1) * float((sums**2).sum())) / n
             skew = float(np.mean(sums**3) / np.mean(sums**2) ** 1.5) / math.sqrt(n_groups)
-            critical = float(stats.t.isf(alpha, n_groups - 1))
-            low = max(-1.0, mean - error * max(critical, _unhall(critical, skew)))
-            high = min(1.0, mean + error * max(critical, -_unhall(-critical, skew)))
-            statistic = (mean + margin) / error
-            p_value = float(stats.t.sf(min(statistic, _hall(statistic, skew)), n_groups - 1))
+            low, high, p_value = _hall_t(mean, error, n_groups, margin, skew, alpha)
     return PairedComparison(
         n=n,
         n_groups=n_groups,
@@ -133,6 +129,56 @@ def compare(
         alpha=alpha,
         p_value=p_value,
         method=method,
+        finding=_finding(low, high, margin),
+        reason=reason,
+    )
+
+
+def compare_estimate(
+    mean: float,
+    error: float,
+    n: int,
+    n_groups: int,
+    margin: float,
+    *,
+    skew: float = 0.0,
+    alpha: float = 0.05,
+) -> PairedComparison:
+    """The same from an estimate of the difference that is not the plain mean of the items'.
+
+    t, or Hall's transformation of it where that is more cautious.
+
+    Args:
+        mean: the estimate, in [-1, 1].
+        error: its standard error, above 0.
+        n: items behind it.
+        n_groups: independent units behind `error`: t of n_groups - 1 degrees.
+        margin: in (-1, 1).
+        skew: of the estimate: the units' skewness over the root of their number.
+        alpha: one-sided, in (0, 0.5).
+
+    Raises:
+        ValueError: the error, margin or alpha are out of range.
+    """
+    _check_terms(margin, alpha)
+    if not error > 0:
+        raise ValueError(f"standard error {error} is not above 0")
+    low = high = p_value = None
+    reason = _too_few(n, n_groups, 0, anyway=True)
+    if not reason:
+        low, high, p_value = _hall_t(mean, error, n_groups, margin, skew, alpha)
+    return PairedComparison(
+        n=n,
+        n_groups=n_groups,
+        n_differ=n_groups,
+        mean=mean,
+        low=low,
+        high=high,
+        level=1 - 2 * alpha,
+        margin=margin,
+        alpha=alpha,
+        p_value=p_value,
+        method=None if reason else "t",
         finding=_finding(low, high, margin),
         reason=reason,
     )
@@ -218,6 +264,17 @@ def _finding(low: float | None, high: float | None, margin: float) -> Finding:
     return "inferior" if high < -margin else "inconclusive"
 
 
+def _hall_t(
+    mean: float, error: float, n_groups: int, margin: float, skew: float, alpha: float
+) -> tuple[float, float, float]:
+    """Ends of the interval and p-value, by t or by Hall's transformation, the more cautious."""
+    critical = float(stats.t.isf(alpha, n_groups - 1))
+    low = max(-1.0, mean - error * max(critical, _unhall(critical, skew)))
+    high = min(1.0, mean + error * max(critical, -_unhall(-critical, skew)))
+    statistic = (mean + margin) / error
+    return low, high, float(stats.t.sf(min(statistic, _hall(statistic, skew)), n_groups - 1))
+
+
 def _hall(statistic: float, skew: float) -> float:
     """Hall's transformation; `skew`: the units' skewness over the root of their number."""
     cubic = statistic + skew * statistic**2 / 3 + skew**2 * statistic**3 / 27
@@ -254,6 +311,10 @@ def _check(
         if len(bad):
             value = float(scores[bad[0]])
             raise ValueError(f"score {value} of the {who}'s item {bad[0]} is not in [0, 1]")
+    _check_terms(margin, alpha)
+
+
+def _check_terms(margin: float, alpha: float) -> None:
     if not -1 < margin < 1:
         raise ValueError(f"margin {margin} is not in (-1, 1); 0.02 = two points")
     if not 0 < alpha < 0.5:

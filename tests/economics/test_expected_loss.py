@@ -14,8 +14,6 @@ from pipelines.economics.draws import Dollars, Draws, draw
 from pipelines.economics.expected_loss import (
     Threshold,
     acceptability,
-    break_even_volume,
-    caution,
     effective_margin,
     error_costs,
     losses,
@@ -74,23 +72,6 @@ def test_equals_share_a_draw() -> None:
     assert (found["a"].probability_best, found["b"].probability_best) == (0.75, 0.25)
 
 
-def test_caution_has_a_price_and_a_worth() -> None:
-    # b - a: 0.36, 0.16, -0.04, -0.24; mean 0.06. Where a is the worse: (0.04 + 0.24) / 4 = 0.07.
-    found = caution(FOUR, 2.0, gated="b")
-    assert (found.plug_in, found.gated) == ("a", "b")
-    assert found.price_usd_per_1000_tasks.mean == pytest.approx(60)
-    assert found.price_usd_per_1000_tasks.low == pytest.approx(-240)
-    assert found.price_usd_per_1000_tasks.high == pytest.approx(360)
-    assert found.probability_right == 0.5
-    assert found.regret_usd_per_1000_tasks == pytest.approx(70)
-
-
-def test_caution_costs_nothing_where_both_choose_alike() -> None:
-    found = caution(FOUR, 2.0, gated="a")
-    assert found.price_usd_per_1000_tasks.mean == 0
-    assert found.regret_usd_per_1000_tasks == 0
-
-
 def test_the_interval_leaves_a_fortieth_out_on_each_side() -> None:
     # Losses 0.000, 0.001 ... 0.999: of 1,000 draws 25 lie below 0.025 and 25 above 0.974.
     steps = [k / 1000 for k in range(1000)]
@@ -118,8 +99,6 @@ def test_error_costs_begin_with_none_and_grow_by_a_factor() -> None:
 def test_an_error_costs_a_finite_positive_sum(value: float) -> None:
     for call in (
         lambda: losses(FOUR, value),
-        lambda: caution(FOUR, value, "a"),
-        lambda: break_even_volume(FOUR, "a", "b", value),
         lambda: effective_margin(0.03, 0.1, value),
     ):
         with pytest.raises(ValueError, match="usd_per_error"):
@@ -241,19 +220,6 @@ def test_v_star_is_where_the_curve_crosses_its_levels() -> None:
     ends = acceptability(states_of, [found.low * (1 + 1e-9), found.high * (1 + 1e-9)])
     shares = [point.probability_best["dear"] for point in ends]
     assert shares == pytest.approx([0.025, 0.975], abs=0.003)
-
-
-def test_break_even_volume() -> None:
-    # $9,000 more fixed; $0.001 instead of $0.005 a task saves 0.004: 2,250,000 tasks. An error at
-    # $0.20 and 0.01 less quality eat 0.002 of it: 4,500,000; at $0.40 all of it: never.
-    own = states(
-        [[0.94, 0.94], [0.95, 0.95]], [[0.001] * 2, [0.005] * 2], fixed=[[10_000] * 2, [1000] * 2]
-    )
-    assert break_even_volume(own, "a", "b").likely == pytest.approx(2_250_000)
-    assert break_even_volume(own, "a", "b", 0.20).likely == pytest.approx(4_500_000)
-    assert break_even_volume(own, "a", "b", 0.41).likely is None
-    assert break_even_volume(own, "b", "a").likely is None
-    assert break_even_volume(own, "b", "a", 0.41).likely == 0
 
 
 def test_usd_per_good_task() -> None:

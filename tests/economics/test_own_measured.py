@@ -10,8 +10,11 @@ import pytest
 from pipelines.core import machine
 from pipelines.core.candidate import Own
 from pipelines.core.hardware import Figure, Hardware
-from pipelines.core.results import BenchmarkResult, FinetuneResult
-from pipelines.economics.own_measured import calls_per_s, spent
+from pipelines.core.own_costs import OwnCosts, Spent
+from pipelines.core.results import BenchmarkResult, Cost, EvaluateResult, FinetuneResult
+from pipelines.core.workload import Traffic, Workload
+from pipelines.economics import own_cost
+from pipelines.economics.own_measured import calls_per_s, owning, spent
 
 H100 = "16 cores of Intel Xeon, NVIDIA H100 80GB HBM3"
 
@@ -83,3 +86,29 @@ def test_training_hours_count_where_they_were_spent() -> None:
     assert spent(own("NVIDIA L4"), trained, None).training_hours is None
     unknown = FinetuneResult.model_construct(train_s=5400.0, machine="")
     assert spent(own(None), unknown, None).training_hours is None
+
+
+def test_the_bill_of_a_result_is_charged_with_what_its_tuning_took() -> None:
+    tuning = {
+        "labels": 0, "usd_per_label": 0, "trials": 1, "machine_hours_per_trial": 100,
+        "eval_calls": 0, "usd_per_eval_call": 0, "judge_calls": 0, "usd_per_judge_call": 0,
+        "engineer_days": 0, "usd_per_engineer_day": 0, "refreshes": 0, "life_months": 1,
+    }  # fmt: skip
+    workload = Workload.model_construct(
+        traffic=Traffic(tasks_per_month=1000),
+        own_costs=OwnCosts.model_validate(
+            {"tuning": tuning, "operations_usd_per_month": 0, "source": "test"}
+        ),
+    )
+    result = EvaluateResult.model_construct(
+        hardware=own(None).hardware,
+        cost=Cost(usd_per_month=None, usd_per_task=None, capacity_per_s=Figure.of(10)),
+        tuned=True,
+        spent=Spent(training_hours=3),
+    )
+    bill = owning(workload, result)
+    assert bill is not None
+    # 3 measured hours at $2, in place of the 100 that were assumed.
+    assert own_cost.beside_machines(bill.at("likely"))["tuning"] == 6
+    rented = result.model_copy(update={"hardware": None})
+    assert owning(workload, rented) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipelines.core.evidence import Evidence, Floats
+from pipelines.core.evidence import Corrected, Evidence, Floats
 from pipelines.core.ruling import Ruling
 from pipelines.economics.rule import rule
 from pipelines.economics.rule_quality import p95_bound
@@ -637,7 +637,81 @@ def test_evidence_that_does_not_fit_is_refused() -> None:
         decide(evidence(NEARLY, [-1.0, 1.0]))
     with pytest.raises(ValueError, match=r"latency_s are \(3, 2\): 1000 items and 2"):
         decide(evidence(NEARLY, latency_s=np.ones((3, 2))))
-    with pytest.raises(ValueError, match="1 candidates and 1000 items"):
-        decide(evidence(NEARLY[:, :1]))
+    with pytest.raises(ValueError, match="no items"):
+        decide(evidence(NEARLY[:0]))
     with pytest.raises(ValueError, match="stands twice: old, old"):
         rule(Evidence(("old", "old"), ("i",), np.ones((1, 2))), incumbent="old", margin=0.0)
+
+
+# --- what is known beside the items ---
+
+
+def test_the_incumbent_alone_stays() -> None:
+    ruling = decide(evidence(paired(50, 0, 50, 0)[:, :1], [1.0], kinds={"old": "rent"}))
+    assert (ruling.verdict, ruling.chosen) == ("rent", "old")
+
+
+def test_an_incumbent_that_misses_a_requirement_is_no_verdict() -> None:
+    found = evidence(NEARLY, [1.0, 2.0], out={"old": "too slow"})
+    ruling = decide(found)
+    assert (ruling.verdict, ruling.chosen) == ("insufficient", None)
+    assert "does not meet the requirements (too slow)" in ruling.headline
+    # The cheaper candidate that is good enough does replace it.
+    assert decide(evidence(NEARLY, [2.0, 1.0], out={"old": "too slow"})).chosen == "new"
+
+
+def test_who_is_out_for_another_reason_is_never_chosen() -> None:
+    ruling = decide(evidence(NEARLY, [2.0, 1.0], out={"new": "a control"}))
+    assert ruling.chosen == "old"
+    assert ruling.candidates["new"].excluded_because == "a control"
+
+
+def test_items_after_a_stop_are_not_missing() -> None:
+    scores = NEARLY.copy()
+    scores[400:, 1] = NAN
+    assert decide(evidence(scores)).candidates["new"].coverage == 0.4
+    row = decide(evidence(scores, n_asked={"new": 400})).candidates["new"]
+    assert (row.coverage, row.excluded_because) == (1.0, None)
+
+
+def test_a_candidate_that_was_stopped_early_is_tested_at_the_level_of_that_look() -> None:
+    # z is about 3, p about 0.001: enough at 5 %, not at the 0.0005 of an early look.
+    assert decide(evidence(NEARLY)).candidates["new"].comparison == "non-inferior"
+    early = decide(evidence(NEARLY, levels={"new": 0.0005})).candidates["new"]
+    assert early.comparison == "inconclusive"
+    assert early.difference is not None
+    assert early.difference.low is not None
+    assert early.difference.low < -0.02
+
+
+def test_dollars_that_are_drawn_elsewhere_replace_those_of_the_calls() -> None:
+    found = evidence(NEARLY, [1.0, 0.5], usd_draws={"new": np.linspace(0.4, 0.6, 2000)})
+    row = decide(found).candidates["new"]
+    assert row.saving is not None
+    # 95 % of 0.4 to 0.6 lie within 0.405 and 0.595.
+    assert row.saving.low == pytest.approx(0.405, abs=0.001)
+    assert row.saving.high == pytest.approx(0.595, abs=0.001)
+    with pytest.raises(ValueError, match="usd_draws of 'new' are"):
+        decide(evidence(NEARLY, [1.0, 0.5], usd_draws={"new": np.zeros(3)}))
+
+
+def test_human_labels_replace_what_a_judge_says() -> None:
+    # The judge sees -0.5 points; people, on 100 items, -6 points with a standard error of 1.
+    people = {
+        "old": Corrected(quality=0.9, quality_error=0.01),
+        "new": Corrected(0.84, 0.01, difference=-0.06, difference_error=0.01, n_groups=100),
+    }
+    row = decide(evidence(NEARLY, [2.0, 1.0], corrected=people)).candidates["new"]
+    assert row.comparison == "inferior"
+    assert row.quality is not None
+    assert row.quality.mean == 0.84
+    assert row.difference is not None
+    # t with 99 degrees at 95 %: 1.6604.
+    assert row.difference.high == pytest.approx(-0.06 + 1.6604 * 0.01, abs=1e-5)
+    assert row.p_value == pytest.approx(stats.t.sf(-4, 99))  # (-0.06 + 0.02) / 0.01
+    # Its loss is that of the corrected quality: 1,000 x (0.16 + $1).
+    row = decide(evidence(NEARLY, [2.0, 1.0], corrected=people), usd_per_error=1.0).candidates[
+        "new"
+    ]
+    assert row.expected_loss is not None
+    assert row.expected_loss.mean == pytest.approx(1160, abs=3)

@@ -10,9 +10,10 @@ import pytest
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
+from pipelines.core.decision import Decision
 from pipelines.core.errors import BudgetReached, ConfigError, DataError
 from pipelines.core.records import Message
-from pipelines.core.results import Decision, EvaluateResult, EvaluateResults, Plan
+from pipelines.core.results import EvaluateResult, EvaluateResults, Plan
 from pipelines.decide import decide
 from pipelines.evaluate import calibrate, evaluate
 from pipelines.evaluation.judge_figures import Calibration
@@ -176,6 +177,19 @@ def test_judged_metrics_are_graded_priced_and_asked_once(
     assert not found["good"].simulated_metrics
 
 
+def test_looks_save_the_judges_calls_too(study_path: Path, store_uri: str, models: Models) -> None:
+    with threaded_server(models) as server:
+        found = run(study_path, store_uri, server, "evaluate.looks=2")
+    weak = found["weak"]
+    assert weak.looks is not None
+    # 20 of 40 are right instead of 36: half of the items show that 20 points are out of reach.
+    assert (weak.looks.stopped, weak.looks.items_asked, weak.n_total) == ("futile", 20, 20)
+    assert len(models.judged) == N + 20
+    estimate = weak.metrics["right"]
+    assert estimate is not None
+    assert (estimate.n_scored, estimate.n_total) == (20, 20)
+
+
 def test_a_pairwise_judge_compares_with_the_incumbents_answers(
     study_path: Path, store_uri: str, models: Models
 ) -> None:
@@ -225,6 +239,10 @@ def test_a_judge_that_was_never_measured_decides_nothing(
         assert isinstance(decision, Decision)
         assert (decision.verdict, decision.chosen) == ("insufficient", None)
         assert "never against human labels" in decision.reasons[0]
+        # It is marked, and says what it would be by the judge's word alone.
+        assert "never against human labels" in (decision.unverified or "")
+        assert decision.would_be is not None
+        assert f"it would be {decision.would_be[0]}" in decision.headline
         # Labels by construction show a broken judge; they are no humans.
         constructed = overrides(server, labels(tmp_path / "l.jsonl", "construction"))
         study = load_study(study_path, constructed)

@@ -10,19 +10,20 @@ import pytest
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
+from pipelines.core.decision import Decision
 from pipelines.core.errors import DataError
-from pipelines.core.results import Decision, EvaluateResult, EvaluateResults
+from pipelines.core.results import EvaluateResult, EvaluateResults
 from pipelines.decide import decide
 from pipelines.evaluate import evaluate
 from pipelines.evaluation.recorded import load
 from tests.conftest import INTENTS, write_jsonl
 
 USAGE = {"input_tokens": 100, "output_tokens": 5}
-IDS = [f"{intent}-{k}" for intent in INTENTS for k in range(8)]
+IDS = [f"{intent}-{k}" for intent in INTENTS for k in range(20)]
 
 
 def rows(**more: Any) -> list[dict[str, Any]]:
-    """Right answers to all 24 items, but for the first, which is wrong."""
+    """Right answers to all 60 items, but for the first, which is wrong."""
     answers = [name.rsplit("-", 1)[0] for name in IDS]
     answers[0] = "delivery"
     return [{"id": i, "text": a, **more} for i, a in zip(IDS, answers, strict=True)]
@@ -46,7 +47,7 @@ def test_recorded_answers_are_graded_priced_and_not_simulated(
     result = run(small_study, store_uri, path)
     quality = result.metrics["accuracy"]
     assert quality is not None
-    assert quality.mean == pytest.approx(23 / 24)
+    assert quality.mean == pytest.approx(59 / 60)
     assert not result.simulated
     assert result.latency_p95_s == 0.5
     assert result.token_price is not None
@@ -59,29 +60,29 @@ def test_recorded_answers_are_graded_priced_and_not_simulated(
 def test_an_item_without_an_answer_lowers_the_coverage(
     small_study: Path, store_uri: str, tmp_path: Path
 ) -> None:
-    some = rows(usage=USAGE, latency_s=0.5)[:22]
-    some.append({"id": IDS[22], "error": "declined", "outcome": "refused"})
+    some = rows(usage=USAGE, latency_s=0.5)[:58]
+    some.append({"id": IDS[58], "error": "declined", "outcome": "refused"})
     result = run(small_study, store_uri, write_jsonl(tmp_path / "answers.jsonl", some))
-    assert result.outcomes == {"answered": 22, "failed": 1, "refused": 1}
+    assert result.outcomes == {"answered": 58, "failed": 1, "refused": 1}
     assert result.errors["no recorded answer"] == 1
     quality = result.metrics["accuracy"]
     assert quality is not None
-    # 21 right of 23: the refusal is the candidate's, the missing one nobody's.
-    assert quality.mean == pytest.approx(21 / 23)
-    assert (quality.n_scored, quality.n_total) == (23, 24)
+    # 57 right of 59: the refusal is the candidate's, the missing one nobody's.
+    assert quality.mean == pytest.approx(57 / 59)
+    assert (quality.n_scored, quality.n_total) == (59, 60)
 
 
 def test_unknown_cost_and_latency_keep_it_from_being_chosen(
     small_study: Path, store_uri: str, tmp_path: Path
 ) -> None:
     path = write_jsonl(tmp_path / "answers.jsonl", rows())
-    study = load_study(small_study, overrides(path))
+    study = load_study(small_study, [*overrides(path), "incumbent=tfidf-logreg"])
     decision = decide(study, Options(small_study, store_uri, dry_run=False, json=False))
     assert isinstance(decision, Decision)
     row = decision.candidates["frontier"]
     assert row.latency_p95_s is None
     assert row.usd_per_month is None
-    assert row.excluded_because == "its latency is unknown"
+    assert row.excluded_because == "its cost is unknown: the provider reported no usage"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_unknown_cost_and_latency_keep_it_from_being_chosen(
         ([{"id": IDS[0], "text": "a", "cost": 3}], "line 1: cost: Extra inputs"),
         ([{"id": IDS[0], "text": "a", "latency_s": float("inf")}], "line 1: latency_s: "),
         ([{"id": IDS[0], "text": "a", "scores": {"f1": 1.1}}], "line 1: scores.f1: "),
-        ([{"id": i} for i in IDS], r"24 problem\(s\)\n(  line .*\n){20}  ... and 4 more"),
+        ([{"id": i} for i in IDS], r"60 problem\(s\)\n(  line .*\n){20}  ... and 40 more"),
         ([], "no answers"),
     ],
 )

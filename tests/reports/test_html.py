@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
+from pipelines.core.decision import Decision
 from pipelines.core.records import Estimate
-from pipelines.core.results import Decision, EvaluateResults, PrepareResult
+from pipelines.core.results import EvaluateResults, PrepareResult
 from pipelines.core.study import Study
 from pipelines.decide import REPORT, decide
 from pipelines.evaluate import calibrate, evaluate
@@ -48,7 +49,7 @@ def judged_study(path: Path) -> Study:
     labels = []
     for k, row in enumerate(rows):
         row["metadata"] = {"passages": [row["target"]]}
-        # 13 right answers, of which people fail the last, and 11 wrong ones.
+        # 13 right answers, of which people fail the last, and 47 wrong ones.
         answer = row["target"] if k <= 12 else "nonsense"
         labels.append({"id": row["id"], "metric": "is_helpful", "answer": answer,
                        "label": float(k < 12), "labelled_by": "ann"})  # fmt: skip
@@ -73,7 +74,7 @@ def test_the_report_tells_of_passages_and_judges(small_study: Path, store_uri: s
     study = judged_study(small_study)
     before = report_of(study, store_uri)
     assert "is helpful SIMULATED judge judged by strict" in section(before, "Key figures")
-    assert "answered 24 24" in section(before, "How the calls ended")
+    assert "answered 60 60" in section(before, "How the calls ended")
     retrieval = section(before, "Finding the passages")
     assert retrieval.split()[:2] == ["method", "recall@1"]
     assert "bm25 in use" in retrieval
@@ -83,10 +84,10 @@ def test_the_report_tells_of_passages_and_judges(small_study: Path, store_uri: s
     calibrate(study, options(store_uri), "labels")
     after = section(report_of(study, store_uri), "Judges")
     assert "No judge was measured" not in after
-    # Of 24 verdicts 23 agree; of 12 passed by people the judge passes 12, of 12 failed one.
-    # Chance agrees on half: (23/24 - 1/2) / (1/2) = 0.917.
+    # Of 60 verdicts 59 agree; of 12 passed by people the judge passes 12, of 48 failed one.
+    # Chance agrees on 13/60 x 12/60 + 47/60 x 48/60 = 0.67: (59/60 - 0.67) / 0.33 = 0.949.
     words = re.sub(r"-?[\d.]+ to [\d.]+ ", "", after)
-    assert "strict SIMULATED is helpful human 24 0.958 0.917 1.000 0.083" in words
+    assert "strict SIMULATED is helpful human 60 0.983 0.949 1.000 0.021" in words
 
 
 def test_names_and_reasons_are_shown_and_not_obeyed(small_study: Path, store_uri: str) -> None:

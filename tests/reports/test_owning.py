@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
-from pipelines.core.results import Decision
+from pipelines.core.decision import Decision
 from pipelines.decide import REPORT, decide
 from pipelines.economics.verdict import usd
 from pipelines.reports import terminal
@@ -25,7 +25,7 @@ def test_the_bill_is_shown_line_by_line_with_its_range(small_study: Path, store_
         small_study,
         [
             f"workload.own_costs={COSTS}",
-            "workload.requirements.max_quality_loss=1",
+            "workload.requirements.max_quality_loss=0.99",
             "workload.traffic.tasks_per_month=9_000_000",
             "workload.traffic.peak_to_mean=1.5",
             "workload.traffic.profile=day_and_night",

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from pipelines.core.records import Difference
 from pipelines.statistics.intervals import difference, estimate, tango, tango_statistic, wilson
-from pipelines.statistics.planning import required_n
 
 
 def test_wilson_is_scipys() -> None:
@@ -172,19 +170,6 @@ def test_only_items_that_both_answered_are_compared() -> None:
     assert result is not None
     assert result.n == 2
     assert result.mean == 0.5
-
-
-def test_required_n_is_the_textbook_formula() -> None:
-    # sd^2 = 0.10 (a tenth of the items differ), margin 0.03, no difference:
-    # (1.959964 + 0.841621)^2 x 0.10 / 0.03^2 = 872.1
-    n = 300
-    half = 1.959964 * math.sqrt(0.10 / n)
-    found = required_n(Difference(mean=0.0, low=-half, high=half, n=n), 0.03)
-    assert found == 873
-
-
-def test_no_number_of_items_proves_what_is_not_there() -> None:
-    assert required_n(Difference(mean=-0.05, low=-0.2, high=0.1, n=50), 0.03) is None
 
 
 def test_estimates_do_not_depend_on_the_order() -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from pipelines.core.command import Options
 from pipelines.core.config import load_study
+from pipelines.core.decision import Decision
 from pipelines.core.errors import MissingRunError, UserError
-from pipelines.core.results import Decision, PrepareResult
+from pipelines.core.results import PrepareResult
 from pipelines.decide import REPORT, decide
 from pipelines.prepare import prepare
 from pipelines.tracking import store
