@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-
 from pipelines.core.records import Example
-from pipelines.metrics.code_tests import code_in
+from pipelines.metrics.code_tests import code_in, parse
 
 NEEDS_TARGET = False
 """The answer alone is judged."""
@@ -14,7 +12,7 @@ NEEDS_TARGET = False
 def score(example: Example, text: str) -> float:
     """Parse the code in `text` (see `code_tests.code_in`); none at all gives 0.0."""
     try:
-        tree = ast.parse(code_in(text, str(example.metadata.get("entry_point") or "")))
+        tree = parse(code_in(text, str(example.metadata.get("entry_point") or "")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return 0.0
     return float(bool(tree.body))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from pipelines.core.errors import ConfigError, ScoringError
 from pipelines.core.records import Example
-from pipelines.metrics.code_tests import code_in
+from pipelines.metrics.code_tests import code_in, parse
 
 SEVERITIES = ("low", "medium", "high")
 NEEDS_TARGET = False
@@ -36,7 +35,7 @@ def score(example: Example, text: str, *, severity: str = "medium") -> float:
         raise ConfigError(f"code_scan: severity {severity!r}; it is one of {', '.join(SEVERITIES)}")
     code = code_in(text, str(example.metadata.get("entry_point") or ""))
     try:
-        ast.parse(code)
+        parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return 0.0
     return float(_is_clean(example.id, code, severity))

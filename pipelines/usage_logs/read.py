@@ -149,7 +149,7 @@ class _Reading:
             billed=billed,
             hourly=hourly,
             n_rows=n_rows.total(),
-            n_bad=dict(n_bad.most_common()),
+            n_bad=dict(sorted(n_bad.items(), key=lambda each: (-each[1], each[0]))),
             bad_rows=tuple(self._bad_rows(n_bad)),
             n_repeated=n_repeated,
             repeated=tuple(repeated),
@@ -395,7 +395,7 @@ class _Reading:
         lines = self._lines({place for each in listed.values() for place in each})
         return self.rejected + [
             BadRow(file=self.found.sources[place[0]].name, line=lines[place], reason=reason)
-            for reason in n_bad
+            for reason in sorted(n_bad)
             for place in listed[reason]
         ]
 
