@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from aiohttp import web
 
@@ -32,13 +34,61 @@ for name in (
         os.environ.pop(name, None)
 
 
+# The same examples in every run: a test that fails must fail again.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
+
+# Beside another worker, threads of one sum wait for each other: torch takes three times the CPU.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, files with a test that runs alone last: two workers end together."""
+    alone = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(key=lambda item: (item.path in alone, item.path.name != "test_quickstart.py"))
+
+
+@contextmanager
+def locked(path: Path, how: int) -> Generator[None]:
+    """Hold a lock of `flock` that the other worker of this run heeds."""
+    with path.open("w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, run_folder: Path) -> Generator[None]:
+    """A test marked `alone` runs beside no other; it measures time or a limit."""
+    alone = request.node.get_closest_marker("alone") is not None
+    with ExitStack() as room:
+        # Who waits for the room holds the door, so that nobody slips in before.
+        with locked(run_folder / "door.lock", fcntl.LOCK_EX):
+            how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+            room.enter_context(locked(run_folder / "room.lock", how))
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_store(run_folder: Path) -> Path:
     """A migrated, empty MLflow database; making one takes 4-8 s, copying it nothing."""
+    from sqlalchemy import Engine, event
+
     from pipelines.tracking import store
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.connect(f"sqlite:///{path}")
+    # Tests kill processes, not the machine: nothing has to reach the disk.
+    event.listen(Engine, "connect", lambda each, _: each.execute("PRAGMA synchronous = OFF"))
+    path = run_folder / "empty.db"
+    with locked(run_folder / "empty.lock", fcntl.LOCK_EX):
+        if not path.exists():
+            store.connect(f"sqlite:///{path}")
     return path
 
 

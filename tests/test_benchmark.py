@@ -77,6 +77,7 @@ def exchanges(result: BenchmarkResult) -> list[Exchange]:
     return [Exchange.model_validate_json(line) for line in text.splitlines()]
 
 
+@pytest.mark.alone
 def test_a_baseline_is_loaded_and_the_result_is_kept(small_study: Path, store_uri: str) -> None:
     found = measured(small_study, store_uri)
     assert list(found.results) == ["tfidf-logreg"]  # what is rented is left out

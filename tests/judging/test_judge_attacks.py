@@ -18,6 +18,7 @@ import time
 import unicodedata
 import urllib.parse
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import pytest
@@ -96,6 +97,7 @@ def views(text: str) -> Iterator[str]:
         yield "".join(chr(int(b)) for b in re.findall(r"\d+", run) if int(b) < 256).casefold()
 
 
+@lru_cache(maxsize=64)
 def orders(text: str) -> bool:
     return any(ORDER.search(view) for view in views(text))
 

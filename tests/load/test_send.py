@@ -24,6 +24,8 @@ from pipelines.load.send import Exchange, connected, send
 from pipelines.providers import ChatRequest, Endpoint
 from tests.conftest import Handler, scripted_server, sse
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:

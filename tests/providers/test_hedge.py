@@ -43,6 +43,7 @@ def ask(delays_s: Sequence[float], statuses: Sequence[int] = (200, 200)) -> tupl
     return asyncio.run(go()), n_calls
 
 
+@pytest.mark.alone
 def test_a_quick_answer_is_not_asked_for_twice() -> None:
     answer, n_calls = ask([0])
     assert (answer.text, n_calls, answer.n_attempts, answer.n_broken_off) == ("call 0", 1, 1, 0)
@@ -57,6 +58,7 @@ def test_the_second_call_overtakes_and_the_clock_runs_from_the_first() -> None:
     assert answer.n_broken_off == 1  # the first one may be billed, and nobody says how much
 
 
+@pytest.mark.alone
 def test_the_first_call_may_still_win() -> None:
     answer, _ = ask([0.4, 5])
     assert (answer.text, answer.n_attempts, answer.n_broken_off) == ("call 0", 2, 1)

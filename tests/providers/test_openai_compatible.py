@@ -97,6 +97,7 @@ def test_openai_streams_text_usage_and_the_served_name() -> None:
     assert body["auth"] is None
 
 
+@pytest.mark.alone
 def test_a_rate_limit_is_retried_after_the_time_it_names() -> None:
     calls: list[float] = []
 

@@ -16,7 +16,7 @@ from pipelines.core.prompt import question_in, with_passages
 from pipelines.core.records import Example, Message, Passage
 from pipelines.core.workload import Embedder, Retrieval
 from pipelines.data import passages as passages_of
-from pipelines.retrieval import passages_sha256, retrieve
+from pipelines.retrieval import embedder, passages_sha256, retrieve
 from pipelines.retrieval.embedder import embed
 from pipelines.retrieval.measures import measure
 from pipelines.retrieval.store import fuse, open_store
@@ -101,6 +101,9 @@ def test_embeddings_have_length_one_and_a_dead_endpoint_is_one_clear_error() -> 
     vectors = embed(["a cat", "a kitten", "the balance sheet"], Embedder())
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+    # What comes behind 256 tokens, two of which frame the text, is not seen.
+    full, cut = embed(["cat " * 900, "cat " * 254 + "dog " * 900], Embedder())
+    assert full == pytest.approx(cut, abs=1e-6)
     with pytest.raises(UserError, match=r"embedder http://127\.0\.0\.1:9/v1/embeddings"):
         embed(["x"], Embedder(base_url="http://127.0.0.1:9/v1"))
 
@@ -129,7 +132,9 @@ def test_the_shipped_handbook_names_only_passages_that_exist() -> None:
     assert unanswerable == pytest.approx(0.25, abs=0.02)
 
 
-def test_bm25_reproduces_the_anchor_of_clapnq(tmp_path: Path) -> None:
+def test_bm25_reproduces_the_anchor_of_clapnq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = os.environ.get("FREEHOLD_DATA")
     if not folder or not Path(folder, "clapnq_dev").is_dir():
         pytest.skip(
@@ -152,6 +157,8 @@ def test_bm25_reproduces_the_anchor_of_clapnq(tmp_path: Path) -> None:
             ids.append(known.id)
         if number < 300:  # the answerable ones
             items.append(item(number, row["input"], *ids))
+    # The anchor is BM25's, which reads all; to embed all would take a minute.
+    monkeypatch.setattr(embedder, "MAX_TOKENS", 16)
     config = Retrieval(passages="", method="bm25", k=5)
     _, [bm25, _, hybrid], _ = retrieve(items, list(pool.values()), config, tmp_path)
     assert bm25.ndcg_at_10 is not None

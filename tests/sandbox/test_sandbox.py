@@ -85,6 +85,7 @@ def test_an_exit_code_and_a_traceback_come_out() -> None:
     assert run("print('\ud800')").returncode == 1
 
 
+@pytest.mark.alone
 def test_cpu_time_is_limited_whatever_signals_are_ignored() -> None:
     assert run("while True: pass", timeout_s=1).limit == "cpu"
     stubborn = "import signal\nfor s in (15, 24): signal.signal(s, signal.SIG_IGN)\n"
@@ -93,6 +94,7 @@ def test_cpu_time_is_limited_whatever_signals_are_ignored() -> None:
     assert finished.returncode == -9
 
 
+@pytest.mark.alone
 def test_a_sleeper_meets_the_wall_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "WALL_PER_CPU", 1)
     finished = run("import time; time.sleep(60)", timeout_s=1)
@@ -100,6 +102,7 @@ def test_a_sleeper_meets_the_wall_limit(monkeypatch: pytest.MonkeyPatch) -> None
     assert 1 <= finished.wall_s < 3
 
 
+@pytest.mark.alone
 def test_floods_end() -> None:
     finished = run("while True: print('x' * 10_000)")
     assert finished.returncode != 0
@@ -121,6 +124,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.alone
 def test_slow_programs_do_not_fail_because_eight_run_at_once() -> None:
     # 8 x 0.6 s of CPU on two cores take 2.4 s: each sees far more wall than its limit of 1 s.
     code = "import time\nwhile time.process_time() < 0.6: pass\nprint('done')"
