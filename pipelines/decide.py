@@ -96,7 +96,7 @@ def decide(study: Study, options: Options) -> Record:
     from pipelines.economics import verdict
     from pipelines.evaluation.evidence import answered, confidence_from, evidence
     from pipelines.evaluation.judge_figures import Calibration
-    from pipelines.reports import html, terminal
+    from pipelines.reports import answers, html, terminal
 
     prepared = store.load_result(evaluated.prepare_run_id, PrepareResult)
     calibrated = evaluated.calibration_run_id
@@ -128,7 +128,14 @@ def decide(study: Study, options: Options) -> Record:
             ]
             for name, found in rows.items()
         }
-        report = html.render(study, decision, evaluated, prepared, judges, latencies)
+        shown = answers.gather(
+            study,
+            decision,
+            items,
+            {name: found.responses for name, found in rows.items()},
+            {name: found.values.get(workload.quality, {}) for name, found in rows.items()},
+        )
+        report = html.render(study, decision, evaluated, prepared, judges, latencies, shown)
         run.log_text(report, REPORT)
         run.log_metrics(_figures(decision))
         run.set_tags(

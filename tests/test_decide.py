@@ -174,11 +174,13 @@ def test_the_report_is_self_contained_and_escapes_what_it_shows(
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     decision = decision_of(small_study, store_uri, f"candidates.frontier.title='{hostile}'")
     report = store.artifact(decision.run_id, REPORT).read_text(encoding="utf-8")
-    assert "<script" not in report
-    assert "<img" not in report
+    # Two scripts, both ours: the chart's data, and what draws it.
+    assert report.count("<script") == 2
+    words = report.partition("<script>")[0]
+    assert words.count("<script") == 1
+    assert "<img" not in words
     assert "&lt;script&gt;" in report
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", report.replace("xlink:", ""))
-    assert report.count("<svg") == 3
     assert len(report.encode()) < 3_000_000
 
 
@@ -226,13 +228,14 @@ def test_the_stand_in_errs_at_its_rate_and_always_the_same_way(
 def test_the_banking77_baseline_reproduces_its_anchor(public_data: Path, store_uri: str) -> None:
     study = load_study(
         ROOT / "configs" / "banking77.yaml",
-        ["candidates=[tfidf-logreg]", "incumbent=tfidf-logreg"],
+        ["candidates=[tfidf-logreg]", "incumbent=tfidf-logreg", "benchmark.candidates=[]"],
     )
     decision = decide(study, options(store_uri))
     assert isinstance(decision, Decision)
-    quality = decision.candidates["tfidf-logreg"].quality
+    row = decision.candidates["tfidf-logreg"]
+    quality = row.quality
     assert quality is not None
-    assert quality.n_total == 3080
+    assert row.n == decision.n_items == 3080
     # Measured on these files with the same method: 0.914; the near-copies we remove cost little.
     assert quality.mean == pytest.approx(0.914, abs=0.005)
 

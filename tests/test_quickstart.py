@@ -186,9 +186,11 @@ def test_the_readmes_table_is_that_of_this_study(
         assert row.startswith(f"| {name}")
         assert ("simulated" in row) == candidate.simulated
         stated = float(row.split("|")[2].split()[0])
-        assert candidate.quality is not None
+        assert (quality := candidate.quality) is not None
+        assert quality.low is not None
+        assert quality.high is not None
         # Another processor may round another way; the table must stay within the interval.
-        assert candidate.quality.low - 0.01 <= stated <= candidate.quality.high + 0.01
+        assert quality.low - 0.01 <= stated <= quality.high + 0.01
 
 
 def test_serve_prints_a_working_curl_and_stops_on_ctrl_c(

@@ -8,10 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
-import numpy as np
-
 from pipelines.core.decision import Scenario, Sensitivity
-from pipelines.core.evidence import Evidence, Floats
+from pipelines.core.evidence import Evidence
 from pipelines.core.hardware import Figure
 from pipelines.core.results import EvaluateResult
 from pipelines.core.ruling import Ruling, RulingVerdict
@@ -20,8 +18,8 @@ from pipelines.economics import own_cost, own_measured
 from pipelines.economics.own_cost import Owning
 from pipelines.economics.study_rule import ruled
 
-N_DRAWS = 1000
-"""Of each changed world: enough to see who wins, in a tenth of the time."""
+N_DRAWS, FEWEST_DRAWS, DRAWN_ITEMS = 1000, 200, 3_000_000
+"""Of each changed world: enough to see who wins; fewer where there are many items."""
 N_SYMBOLS = 5
 """Inputs of the tornado that are tried."""
 UTILISATIONS = (0.05, 0.2, 0.5, 1.0)
@@ -62,7 +60,7 @@ def sensitivity(
         if not study.candidates[name].control_of
         and (own := own_measured.owning(study.workload, result)) is not None
     }
-    asked = _Asked(study, _smaller(evidence), owned)
+    asked = _Asked(study, evidence, owned)
     found = [
         asked.about(API, [0.5], lambda x: World(api=x), (0.01, 1, 100)),
         asked.about(VOLUME, [0.1, 10], lambda x: World(volume=x), (0.001, 1, 1000)),
@@ -102,7 +100,11 @@ class _Asked:
 
     def __init__(self, study: Study, evidence: Evidence, owned: Mapping[str, Owning]) -> None:
         self.study = study
-        self.evidence = evidence
+        self.n_draws = max(FEWEST_DRAWS, min(N_DRAWS, DRAWN_ITEMS // len(evidence.ids)))
+        self.evidence = replace(
+            evidence,
+            usd_draws={k: each[: self.n_draws] for k, each in evidence.usd_draws.items()},
+        )
         self.owned = owned
         self.tasks = study.workload.traffic.tasks_per_month
         self.bill = {
@@ -181,7 +183,7 @@ class _Asked:
             self.study,
             replace(base, usd=usd, usd_draws=draws),
             requests_per_month=max(1, round(self.tasks * world.volume)),
-            n_draws=N_DRAWS,
+            n_draws=self.n_draws,
         )
 
     def _usd_per_task(self, own: Owning, world: World) -> float:
@@ -212,13 +214,6 @@ def _largest(asked: _Asked) -> dict[str, Figure]:
                 found[symbol] = (width, figure)
     ordered = sorted(found, key=lambda symbol: -found[symbol][0])
     return {symbol: found[symbol][1] for symbol in ordered[:N_SYMBOLS]}
-
-
-def _smaller(evidence: Evidence) -> Evidence:
-    draws: dict[str, Floats] = {
-        name: np.asarray(values[:N_DRAWS]) for name, values in evidence.usd_draws.items()
-    }
-    return replace(evidence, usd_draws=draws)
 
 
 def _far(value: float, today: float | None) -> float:

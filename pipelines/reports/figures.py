@@ -1,4 +1,4 @@
-"""The report's tables as plain text cells: all metrics, outcomes, retrievers, judges."""
+"""The report's tables as plain text cells: metrics, outcomes, inputs, retrievers, judges."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pipelines.core import hardware
-from pipelines.core.decision import CandidateDecision, Decision
+from pipelines.core.decision import CandidateDecision, Decision, Sensitivity
+from pipelines.core.hardware import Hardware
 from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Estimate, Outcome, Record
 from pipelines.core.results import EvaluateResult, PrepareResult
 from pipelines.core.study import Study
+from pipelines.economics import own_measured
 from pipelines.statistics.agreement import Figure
 
 if TYPE_CHECKING:
     from pipelines.evaluation.judge_figures import JudgeFigures
+    from pipelines.reports.answers import Slice
 
 ENDINGS: dict[Outcome, str] = {
     "answered": "answered",
@@ -115,7 +118,7 @@ def owning(decision: Decision) -> Table | None:
     )
     carried = (_capacity(row.capacity_per_s) for row in owned.values())
     rows.append((Cell(text="capacity", notes=("calls per second of one machine",)), *carried))
-    return Table(head=tuple(Cell(text=text) for text in ("", *owned)), rows=tuple(rows))
+    return Table(head=tuple(Cell(text=text) for text in ("line", *owned)), rows=tuple(rows))
 
 
 def _capacity(figure: hardware.Figure | None) -> Cell:
@@ -139,6 +142,131 @@ def machines(costs: OwnCosts) -> str:
         f"{spares}; {costs.calls_per_task.likely:f} calls a task, of which "
         f"{costs.retries_per_call.likely:.0%} are made again"
     )
+
+
+def inputs(study: Study, results: Mapping[str, EvaluateResult]) -> Table | None:
+    """Every figure that the dollars of owning rest on, with where it comes from.
+
+    Args:
+        study: gives what owning costs.
+        results: candidate -> its machine and capacity.
+    """
+    known: dict[tuple[str, hardware.Figure], list[str]] = {}
+    sources: dict[str, Hardware] = {}
+    for name, result in results.items():
+        own = own_measured.owning(study.workload, result)
+        if own is None or result.hardware is None:
+            continue
+        sources[name] = result.hardware
+        for symbol, figure in own.symbols.items():
+            known.setdefault((symbol, figure), []).append(name)
+    if not known:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    for (symbol, figure), names in known.items():
+        source, checked_on = figure.source, figure.checked_on
+        if symbol in ("usd_per_machine_hour", "cold_start_s"):
+            checked_on = checked_on or sources[names[0]].checked_on
+            source = source or sources[names[0]].source
+        elif symbol == "capacity_per_s":
+            source = source or "measured by this study"
+        of = () if len(names) == len(sources) else (", ".join(names),)
+        rows.append(
+            (
+                Cell(text=readable(symbol), notes=of),
+                *(Cell(text=_number(figure.at(end))) for end in hardware.END_NAMES),
+                Cell(
+                    text="",
+                    reason=source or study.workload.own_costs.source,
+                    notes=(f"{checked_on}",) if checked_on else (),
+                ),
+            )
+        )
+    head = ("input", "low", "likely", "high", "source")
+    return Table(head=tuple(Cell(text=text) for text in head), rows=tuple(rows))
+
+
+def slices(parts: Sequence[Slice]) -> Table | None:
+    """Quality by slice; None without any.
+
+    Args:
+        parts: of the items.
+    """
+    if not parts:
+        return None
+    names = tuple(parts[0].quality)
+    rows = tuple(
+        (
+            Cell(text=part.name, notes=(f"{part.n:,} items",)),
+            *(
+                _estimate(part.quality[name]).model_copy(
+                    update={"tags": ("worse",) if name in part.worse else ()}
+                )
+                for name in names
+            ),
+        )
+        for part in parts
+    )
+    return Table(head=tuple(Cell(text=text) for text in ("slice", *names)), rows=rows)
+
+
+def acceptability(decision: Decision) -> Table | None:
+    """Chance of each candidate to lose least, for those who cannot see the chart.
+
+    Args:
+        decision: with the points of the curve.
+    """
+    if not decision.acceptability:
+        return None
+    names = tuple(decision.acceptability[0].probability_best)
+    rows = tuple(
+        (
+            Cell(text=f"${point.usd_per_error:,.4g}"),
+            *(Cell(text=f"{point.probability_best[name]:.0%}") for name in names),
+        )
+        for point in decision.acceptability
+    )
+    return Table(head=tuple(Cell(text=text) for text in ("an error costs", *names)), rows=rows)
+
+
+def sensitivity(decision: Decision) -> Table | None:
+    """What becomes of the answer as each input changes alone; None when none was tried.
+
+    Args:
+        decision: with its scenarios.
+    """
+    if not decision.sensitivity:
+        return None
+    rows = tuple(
+        (
+            Cell(text=readable(each.input)),
+            Cell(text=NONE if each.today is None else f"{each.today:,.4g}"),
+            Cell(text=_turn(each)),
+            Cell(
+                text="",
+                notes=tuple(
+                    f"{one.value:,.4g}: {one.verdict}{f' ({one.chosen})' if one.chosen else ''}"
+                    for one in each.scenarios
+                ),
+            ),
+        )
+        for each in decision.sensitivity
+    )
+    head = ("input", "today", "another answer at", "answers that were tried")
+    return Table(head=tuple(Cell(text=text) for text in head), rows=rows)
+
+
+def _turn(each: Sensitivity) -> str:
+    """Where the answer becomes another one."""
+    if each.flips_at is not None:
+        return f"{each.flips_at:,.4g}"
+    return "see right" if any(one.changes for one in each.scenarios) else "none found"
+
+
+def _number(value: Decimal) -> str:
+    """Without trailing zeros, never in powers of ten."""
+    text = f"{round(value, 6):,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def errors(results: Mapping[str, EvaluateResult]) -> Table | None:

@@ -1,4 +1,7 @@
-"""The decision as one self-contained HTML file: no script, no network, readable when printed."""
+"""The decision as one self-contained HTML file: no network, readable without scripts and on paper.
+
+The only script is the one that moves the break-even chart; the page's policy lets no other run.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from pipelines.core.decision import Decision
-from pipelines.core.results import EvaluateResult, EvaluateResults, PrepareResult
+from pipelines.core.results import EvaluateResults, PrepareResult
 from pipelines.core.study import Study
-from pipelines.economics import candidate_cost, fleet
+from pipelines.economics import fleet
 from pipelines.economics.verdict import usd
-from pipelines.reports import charts, figures, terminal
+from pipelines.reports import charts, figures, live, terminal
+from pipelines.reports.names import plain
 
 if TYPE_CHECKING:
     from pipelines.evaluation.judge_figures import JudgeFigures
-
-N_VOLUMES = 60
-"""Points of the break-even curve."""
+    from pipelines.reports.answers import Answers
 
 
 def render(
@@ -30,6 +33,7 @@ def render(
     prepared: PrepareResult,
     judges: Sequence[JudgeFigures],
     latencies: Mapping[str, Sequence[float]],
+    answers: Answers | None = None,
 ) -> str:
     """The report.
 
@@ -40,6 +44,7 @@ def render(
         prepared: gives the retrievers.
         judges: as measured; empty when none was.
         latencies: candidate -> seconds of every answered item.
+        answers: the worst ones and the slices; None = they are not shown.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -47,16 +52,34 @@ def render(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_harmless,
     )
     environment.filters["usd"] = usd
+    environment.filters["money"] = _money
     environment.filters["readable"] = figures.readable
     results = evaluated.results
     limit_s = study.workload.requirements.max_latency_p95_s
+    recorded = [
+        name
+        for name, candidate in study.candidates.items()
+        if candidate.kind == "rent" and candidate.recorded and name in decision.candidates
+    ]
+    moving = live.live(study, decision, results)
     return environment.get_template("report.html.j2").render(
         study=study,
         decision=decision,
         evaluated=evaluated,
+        answers=answers,
+        recorded=recorded,
+        stamp=" \N{MIDDLE DOT} ".join(
+            ["SIMULATED"] * bool(decision.simulated) + ["RECORDED"] * bool(recorded)
+        ),
+        spans={name: charts.usd_span(row, decision) for name, row in decision.candidates.items()},
         key_figures=figures.key_figures(study, results),
+        slices=figures.slices(answers.slices if answers else ()),
+        acceptability=figures.acceptability(decision),
+        sensitivity=figures.sensitivity(decision),
+        inputs=figures.inputs(study, results),
         endings=figures.endings(results),
         errors=figures.errors(results),
         retrievers=figures.retrievers(prepared),
@@ -68,42 +91,26 @@ def render(
         verdict_line=terminal.verdict_line(decision),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         quality_chart=charts.quality_against_dollars(decision),
-        break_even_chart=charts.break_even(decision, _cost_at(study, results)),
+        live=moving,
+        script=live.script() if moving else None,
+        script_hash=live.script_hash() if moving else None,
+        acceptability_chart=charts.acceptability(decision),
+        tornados={
+            name: chart
+            for name, row in decision.candidates.items()
+            if row.excluded_because is None and (chart := charts.tornado(row)) is not None
+        },
         latency_chart=charts.latency(decision, latencies, limit_s),
     )
 
 
-def _cost_at(
-    study: Study, results: Mapping[str, EvaluateResult]
-) -> dict[str, list[tuple[int, float]]]:
-    """Dollars per month at volumes from a hundredth to a hundred times the study's."""
-    traffic = study.workload.traffic
-    volumes = sorted(
-        {
-            max(1, round(traffic.tasks_per_month * 10 ** (4 * k / (N_VOLUMES - 1) - 2)))
-            for k in range(N_VOLUMES)
-        }
-    )
-    found: dict[str, list[tuple[int, float]]] = {}
-    for name, result in results.items():
-        if result.cost.usd_per_task is None:
-            continue
-        points: list[tuple[int, float]] = []
-        for volume in volumes:
-            at = traffic.model_copy(update={"tasks_per_month": volume})
-            capacity = result.cost.capacity_per_s
-            if result.hardware is None or capacity is None:
-                cost = candidate_cost.rented(result.cost.usd_per_task, at)
-            else:
-                cost = candidate_cost.owned(
-                    capacity,
-                    result.hardware,
-                    at,
-                    study.workload.own_costs,
-                    result.tuned,
-                    result.spent,
-                )
-            if cost.usd_per_month is not None:
-                points.append((volume, float(cost.usd_per_month)))
-        found[name] = points
-    return found
+def _money(amount: float) -> str:
+    """`-$1.20`."""
+    return f"{'-' if amount < 0 else ''}${abs(amount):,.2f}"
+
+
+def _harmless(value: object) -> object:
+    """Text without what a terminal obeys or what turns the reading direction; lines stay."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "\n".join(plain(line) for line in value.split("\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -103,7 +104,7 @@ def compare(
         if scored:
             method = "score test (Tango 1998)"
             won, lost = int((delta > 0).sum()), int((delta < 0).sum())
-            low, high = (float(end) for end in score_intervals(won, lost, n, alpha))
+            low, high = _score_interval(won, lost, n, alpha)
             p_value = float(score_p_values(won, lost, n, margin))
         elif same:
             method = "exact bound"
@@ -222,6 +223,13 @@ def score_intervals(
 ) -> tuple[Floats, Floats]:
     """Ends of the intervals of level 1 - 2 alpha: the margins at which a p-value is alpha."""
     return _lower(n_won, n_lost, n, alpha), -_lower(n_lost, n_won, n, alpha)
+
+
+@lru_cache(maxsize=1024)
+def _score_interval(n_won: int, n_lost: int, n: int, alpha: float) -> tuple[float, float]:
+    """Of one study: a search, and asked for again whenever only dollars change."""
+    low, high = score_intervals(n_won, n_lost, n, alpha)
+    return float(low), float(high)
 
 
 def tango_statistics(n_won: ArrayLike, n_lost: ArrayLike, n: ArrayLike, delta: ArrayLike) -> Floats:

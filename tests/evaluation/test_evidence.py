@@ -145,7 +145,7 @@ def test_what_has_no_score_no_answer_or_no_price_is_not_known(study: Study) -> N
     ("fields", "why"),
     [
         ({"outcomes": {"answered": 99, "failed": 1}}, "1.0% of the calls failed (limit 0.5%)"),
-        ({"latency_p95_s": 7.0}, "p95 latency 7.00 s (limit 5 s)"),
+        ({"latency_p95_s": 7.0}, None),
         ({"outcomes": {"answered": 90, "refused": 10}}, None),
     ],
 )
@@ -155,6 +155,12 @@ def test_requirements_that_figures_alone_show_to_be_missed(
     changed = result(study, "tfidf-logreg", **fields)
     told = found(study, {"frontier": answers(), "tfidf-logreg": answers()}, tfidf_logreg=changed)
     assert told.out.get("tfidf-logreg") == why
+
+
+def test_an_incumbent_that_is_too_slow_today_is_no_answer(study: Study) -> None:
+    slow = result(study, "frontier", latency_p95_s=7.0)
+    told = found(study, {"frontier": answers(), "tfidf-logreg": answers()}, frontier=slow)
+    assert told.out == {"frontier": "p95 latency 7.00 s (limit 5 s)"}
 
 
 def test_errors_that_must_hardly_ever_happen(small_study: Path) -> None:

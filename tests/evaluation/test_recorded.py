@@ -12,9 +12,11 @@ from pipelines.core.command import Options
 from pipelines.core.config import load_study
 from pipelines.core.decision import Decision
 from pipelines.core.errors import DataError
-from pipelines.core.results import EvaluateResult, EvaluateResults
+from pipelines.core.records import Response
+from pipelines.core.results import RESPONSES, EvaluateResult, EvaluateResults
 from pipelines.decide import decide
 from pipelines.evaluate import evaluate
+from pipelines.evaluation.job import rows_of
 from pipelines.evaluation.recorded import load
 from tests.conftest import INTENTS, write_jsonl
 
@@ -57,6 +59,15 @@ def test_recorded_answers_are_graded_priced_and_not_simulated(
     ) / Decimal(1_000_000)
 
 
+def test_how_likely_the_tokens_were_comes_along(
+    small_study: Path, store_uri: str, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "answers.jsonl", rows(usage=USAGE, mean_logprob=-0.5))
+    result = run(small_study, store_uri, path)
+    responses = rows_of(result.run_id, RESPONSES, Response)
+    assert [response.mean_logprob for response in responses] == [-0.5] * len(IDS)
+
+
 def test_an_item_without_an_answer_lowers_the_coverage(
     small_study: Path, store_uri: str, tmp_path: Path
 ) -> None:
@@ -93,6 +104,7 @@ def test_unknown_cost_and_latency_keep_it_from_being_chosen(
         ([{"id": IDS[0], "text": "a"}, {"id": IDS[0], "text": "b"}], "line 2: id: 'refund-0'"),
         ([{"id": IDS[0], "text": "a", "cost": 3}], "line 1: cost: Extra inputs"),
         ([{"id": IDS[0], "text": "a", "latency_s": float("inf")}], "line 1: latency_s: "),
+        ([{"id": IDS[0], "text": "a", "mean_logprob": 0.5}], "line 1: mean_logprob: "),
         ([{"id": IDS[0], "text": "a", "scores": {"f1": 1.1}}], "line 1: scores.f1: "),
         ([{"id": i} for i in IDS], r"60 problem\(s\)\n(  line .*\n){20}  ... and 40 more"),
         ([], "no answers"),
