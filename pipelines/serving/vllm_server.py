@@ -119,7 +119,8 @@ def vllm_server(
     try:
         _wait_until_healthy(process, port, config.startup_timeout_s, log_path)
         for model in (name, TUNED) if adapter_dir else (name,):
-            _warm_up(port, model, log_path)
+            for logprobs in (False, True):
+                _warm_up(port, model, log_path, logprobs=logprobs)
         say(f"serve: vLLM is up after {time.perf_counter() - started:.0f} s")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
@@ -185,9 +186,14 @@ def _wait_until_healthy(
     )
 
 
-def _warm_up(port: int, model: str, log_path: Path) -> None:
-    """The first request compiles (about 13 s on a CPU) and would spoil the latencies."""
-    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+def _warm_up(port: int, model: str, log_path: Path, *, logprobs: bool) -> None:
+    """The first request compiles (about 13 s on a CPU, as long again for log-probabilities)."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 2,
+        "logprobs": logprobs,
+    }
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",
         data=json.dumps(body).encode(),

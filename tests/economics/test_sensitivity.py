@@ -21,6 +21,7 @@ SETTINGS = (
     "workload.own_costs.operations_usd_per_month=0",
     "workload.own_costs.tuning_usd_per_month={low: 0, likely: 100, high: 2000}",
     "workload.own_costs.spares=0",
+    "workload.requirements.usd_per_error=null",
 )
 
 
