@@ -104,6 +104,15 @@ class CandidateRuling(Record):
     """Why it may not be chosen, whatever its comparison; None = it may."""
 
 
+class CascadePoint(Record):
+    """One threshold of a cascade, on all items: what is escalated, and what that gives."""
+
+    escalated_share: float
+    quality: float
+    usd_per_task: float
+    expected_loss_usd_per_1000: float
+
+
 class CascadeRuling(Record):
     """The cheap candidate answers first, the incumbent where it was unsure."""
 
@@ -132,6 +141,8 @@ class CascadeRuling(Record):
     """The same for the incumbent alone."""
     latency_p95_high_s: float | None
     """One-sided 95 % upper bound; both answers take their time one after the other."""
+    curve: tuple[CascadePoint, ...] = ()
+    """All thresholds, from nothing escalated to everything."""
     wins: bool
     fails_because: str
     """The first condition that it misses; empty when it wins."""

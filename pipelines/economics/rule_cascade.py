@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines.core.evidence import Evidence
-from pipelines.core.ruling import CascadeRuling, Interval
+from pipelines.core.ruling import CascadePoint, CascadeRuling, Interval
 from pipelines.economics import cascade, plan
 from pipelines.economics.expected_loss import TASKS
 from pipelines.economics.rule_money import drawn_items, group_names
@@ -105,6 +105,15 @@ def _cascade(
         saving_to_first=saving(found.saving_to_first),
         saving_to_second=saving(found.saving_to_second),
         latency_p95_high_s=high,
+        curve=tuple(
+            CascadePoint(
+                escalated_share=arm.escalated_share,
+                quality=arm.quality,
+                usd_per_task=arm.usd_per_task,
+                expected_loss_usd_per_1000=TASKS * arm.loss_usd_per_task,
+            )
+            for arm in found.curve
+        ),
         wins=False,
         fails_because="",
     )

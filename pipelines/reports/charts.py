@@ -16,6 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from pipelines.core.decision import CandidateDecision, Decision
+from pipelines.core.ruling import CascadeRuling
 from pipelines.reports.figures import readable
 from pipelines.reports.names import plain, short
 
@@ -191,6 +192,47 @@ def acceptability(decision: Decision) -> Markup | None:
         if given:
             layers.append(_line({"usd": given}, "this study", "x", x_scale, width))
         return dressed(alt.layer(*layers), width, {"rows": rows})
+
+    return drawn(draw)
+
+
+def cascade(both: CascadeRuling) -> Markup | None:
+    """Quality, and dollars with those of wrong answers, over the share of requests that go on."""
+    if not both.curve:
+        return None
+    rows = [
+        {
+            "share": point.escalated_share,
+            "quality": point.quality,
+            "loss": point.expected_loss_usd_per_1000,
+        }
+        for point in both.curve
+    ]
+
+    def draw(width: Width) -> dict[str, Any]:
+        share = alt.X("share:Q", title=f"share that goes on to {plain(both.second)}",
+                      scale=alt.Scale(domain=[0, 1]), axis=axis(".0%", width))  # fmt: skip
+        at = alt.Chart(alt.Data(values=[{"share": both.escalated_share}])).mark_rule(
+            color=GREY, strokeDash=[4, 4]
+        )
+        parts = (
+            ("quality", "quality", ".0%", PALETTE[0]),
+            ("loss", "$ per 1,000, wrong answers included", "$~g", PALETTE[1]),
+        )
+        panels = [
+            alt.layer(
+                alt.Chart(alt.NamedData(name="rows"))
+                .mark_line(strokeWidth=2.5, color=shade)
+                .encode(
+                    x=share,
+                    y=alt.Y(f"{key}:Q", title=title, scale=alt.Scale(zero=False),
+                            axis=alt.Axis(format=form, tickCount=4)),
+                ),
+                at.encode(x="share:Q"),
+            ).properties(width=width, height=150)
+            for key, title, form, shade in parts
+        ]  # fmt: skip
+        return alt.vconcat(*panels).to_dict() | {"datasets": {"rows": rows}, "config": LOOK}
 
     return drawn(draw)
 

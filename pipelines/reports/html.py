@@ -95,6 +95,7 @@ def render(
         script=live.script() if moving else None,
         script_hash=live.script_hash() if moving else None,
         acceptability_chart=charts.acceptability(decision),
+        cascade_chart=charts.cascade(decision.cascade) if decision.cascade else None,
         tornados={
             name: chart
             for name, row in decision.candidates.items()

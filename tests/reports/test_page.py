@@ -7,6 +7,7 @@ from html import unescape
 
 import pytest
 
+from pipelines.reports import charts
 from tests.reports.made import Made, make
 
 
@@ -110,3 +111,20 @@ def test_every_run_is_named(report: str) -> None:
         "evaluate tiny-lora evaluate-tiny-lora m-",
     ):
         assert run in runs
+
+
+def test_the_cascade_s_curve_is_drawn_over_the_share_that_goes_on(made: Made) -> None:
+    both = made.decision.cascade
+    assert both is not None
+    # From nothing escalated, the first model's own quality, to everything, the incumbent's.
+    first, last = both.curve[0], both.curve[-1]
+    assert (first.escalated_share, last.escalated_share) == (0.0, 1.0)
+    for point, name in ((first, both.first), (last, both.second)):
+        alone = made.decision.candidates[name].quality
+        assert alone is not None
+        assert point.quality == pytest.approx(alone.mean)
+    drawn = charts.cascade(both)
+    assert drawn is not None
+    assert drawn.count("<svg") == 2
+    assert "share that goes on to" in drawn
+    assert charts.cascade(both.model_copy(update={"curve": ()})) is None
