@@ -15,6 +15,7 @@ from pipelines.statistics.intervals import difference
 from pipelines.statistics.non_inferiority import (
     PairedComparison,
     compare,
+    compare_estimate,
     score_intervals,
     score_p_values,
     tango_statistics,
@@ -374,3 +375,20 @@ def test_copies_of_the_clusters_leave_the_mean(values: list[float], n_copies: in
     assert (inside.mean, inside.low, inside.high) == pytest.approx(
         (once.mean, once.low, once.high), abs=1e-9
     )
+
+
+def test_an_estimate_is_tested_by_t_or_by_hall_whichever_is_more_cautious() -> None:
+    def p_value(skew: float) -> float:
+        found = compare_estimate(-0.01, 0.01, 1000, 100, 0.03, skew=skew)
+        assert found.p_value is not None
+        return found.p_value
+
+    # (-0.01 + 0.03) / 0.01 = 2, with 99 degrees.
+    assert p_value(0.0) == pytest.approx(stats.t.sf(2, 99))
+    # Rare large losses: 2 - 0.3 x 4 / 3 + 0.09 x 8 / 27 - 0.3 / 6 = 1.57667.
+    assert p_value(-0.3) == pytest.approx(stats.t.sf(1.5766667, 99), rel=1e-5)
+    assert p_value(0.3) == p_value(0.0)
+    few = compare_estimate(-0.01, 0.01, 1000, 19, 0.03)
+    assert (few.p_value, few.finding) == (None, "inconclusive")
+    with pytest.raises(ValueError, match="standard error 0"):
+        compare_estimate(0.0, 0.0, 100, 100, 0.03)
