@@ -1,0 +1,1 @@
+"""What is allowed, who approved it, and the proof of both."""
