@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 POWERS = ("80", "90")
 PLAN_HELP = "instead: the items and dollars that a proof takes, at 80 or 90 per cent power"
-RULE_VERSION = 2
+RULE_VERSION = 3
 """Counts up when the same evidence may give another decision."""
 
 

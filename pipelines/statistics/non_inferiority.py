@@ -189,9 +189,10 @@ def score_p_values(n_won: ArrayLike, n_lost: ArrayLike, n: ArrayLike, margin: Ar
     """P-values of H0: P(won) - P(lost) <= -margin, for many studies at once (shapes broadcast).
 
     Tango's score test (1998), and what it needs to hold its level in three corners. Where fewer
-    than 10 items differ, where the candidate wins none, and where it must win (margin < 0), the
-    statistic loses half an item, since counts come in steps, and is corrected for skewness as in
-    Laud (2017). Where no item differs, the exact (1 - margin)^n: the rule of three.
+    than 10 items differ and where the candidate wins none, the statistic loses half an item, since
+    counts come in steps, and a quarter where the candidate must win (margin < 0); there it is also
+    corrected for skewness as in Laud (2017). Where no item differs, the exact (1 - margin)^n: the
+    rule of three.
 
     Args:
         n_won: items that only the candidate gets right.
@@ -207,9 +208,10 @@ def score_p_values(n_won: ArrayLike, n_lost: ArrayLike, n: ArrayLike, margin: Ar
     variance = differ - delta**2
     third_moment = delta - 3 * delta * differ + 2 * delta**3
     gap = won - lost - n * delta
-    corner = (delta > 0) | (won + lost < FEW_DIFFER) | (won == 0)
+    few = (won + lost < FEW_DIFFER) | (won == 0)
+    corner = few | (delta > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        step = np.where(corner, np.minimum(1.0, n * np.abs(delta)) / 2, 0.0)
+        step = np.where(corner, np.minimum(1.0, n * np.abs(delta)) / np.where(few, 2, 4), 0.0)
         z = (gap - step) / np.sqrt(n * variance)
         skew = np.where(corner, third_moment / variance**1.5 / np.sqrt(n) / 6, 0.0)
         # z' of z' + skew (z'^2 - 1) = z, the Cornish-Fisher expansion of the true quantile.
