@@ -21,6 +21,12 @@ def usd(amount: float | None) -> str:
     return f"{sign}${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
+def verdict_words(verdict: str, chosen: str | None = None) -> str:
+    """The verdict for a person, with the candidate: `own (small)`, `not enough evidence`."""
+    word = "not enough evidence" if verdict == "insufficient" else verdict
+    return f"{word} ({chosen})" if chosen else word
+
+
 def points(share: float) -> str:
     """A share of the items for a person: `2.0 points`, `0.63 points`."""
     size = 100 * share

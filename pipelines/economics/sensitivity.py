@@ -14,14 +14,17 @@ from pipelines.core.hardware import Figure
 from pipelines.core.results import EvaluateResult
 from pipelines.core.ruling import Ruling, RulingVerdict
 from pipelines.core.study import Study
-from pipelines.economics import own_cost, own_measured
+from pipelines.economics import own_cost, own_measured, symbols
 from pipelines.economics.own_cost import Owning
+from pipelines.economics.rule_words import verdict_words
 from pipelines.economics.study_rule import ruled
 
 N_DRAWS, FEWEST_DRAWS, DRAWN_ITEMS = 1000, 200, 3_000_000
 """Of each changed world: enough to see who wins; fewer where there are many items."""
 N_SYMBOLS = 5
 """Inputs of the tornado that are tried."""
+TIMES = 3
+"""From here on a change is told as a multiple, below as a percentage."""
 UTILISATIONS = (0.05, 0.2, 0.5, 1.0)
 HALVINGS = 10
 """Of the gap that holds a flip, on a scale of ratios."""
@@ -88,11 +91,16 @@ def words(found: Sensitivity) -> str:
     """From where on an input gives another answer, as the end of "the answer changes when"."""
     assert found.flips_at is not None
     assert found.flips_to is not None
-    verdict, chosen = found.flips_to
-    then = f"then {verdict}{f' ({chosen})' if chosen else ''}"
-    if found.today == 1:
-        return f"{found.input}: {found.flips_at:.3g} times today's, {then}"
-    return f"{found.input}: {found.flips_at:.3g} in place of {found.today:.3g}, {then}"
+    then = f"then {verdict_words(*found.flips_to)}"
+    flips_at, today = found.flips_at, found.today
+    assert today is not None
+    if found.input not in (API, VOLUME):
+        now = symbols.amount(found.input, today)
+        at = symbols.amount(found.input, flips_at)
+        return f"{symbols.in_words(found.input)}: {at} in place of {now}, {then}"
+    if flips_at >= TIMES:
+        return f"{found.input}: {flips_at:.3g} times today's, {then}"
+    return f"{found.input}: {abs(flips_at - 1):.0%} {'more' if flips_at > 1 else 'less'}, {then}"
 
 
 class _Asked:

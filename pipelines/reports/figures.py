@@ -14,6 +14,8 @@ from pipelines.core.records import Estimate, Outcome, Record
 from pipelines.core.results import EvaluateResult, PrepareResult
 from pipelines.core.study import Study
 from pipelines.economics import own_measured
+from pipelines.economics.rule_words import verdict_words
+from pipelines.economics.symbols import in_words
 from pipelines.statistics.agreement import Figure
 
 if TYPE_CHECKING:
@@ -239,13 +241,13 @@ def sensitivity(decision: Decision) -> Table | None:
         return None
     rows = tuple(
         (
-            Cell(text=readable(each.input)),
+            Cell(text=in_words(each.input)),
             Cell(text=NONE if each.today is None else f"{each.today:,.4g}"),
             Cell(text=_turn(each)),
             Cell(
                 text="",
                 notes=tuple(
-                    f"{one.value:,.4g}: {one.verdict}{f' ({one.chosen})' if one.chosen else ''}"
+                    f"{one.value:,.4g}: {verdict_words(one.verdict, one.chosen)}"
                     for one in each.scenarios
                 ),
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.core.ruling import CandidateRuling, Interval, Ruling
+from pipelines.economics.rule_words import verdict_words
 from pipelines.reports.names import plain, short
 
 HEADERS = (
@@ -28,9 +29,8 @@ def table(ruling: Ruling) -> str:
 
 def verdict_line(ruling: Ruling) -> str:
     """`Verdict: SWITCH (small)`."""
-    word = "not enough evidence" if ruling.verdict == "insufficient" else ruling.verdict
     chosen = f" ({short(ruling.chosen)})" if ruling.chosen else ""
-    return f"Verdict: {word.upper()}{chosen}"
+    return f"Verdict: {verdict_words(ruling.verdict).upper()}{chosen}"
 
 
 def _row(name: str, row: CandidateRuling, ruling: Ruling) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipelines.core.decision import CandidateDecision, Decision, Sensitivity
 from pipelines.core.ruling import Interval
+from pipelines.economics.rule_words import verdict_words
+from pipelines.economics.symbols import in_words
 from pipelines.economics.verdict import usd
 
 HEADERS = ("candidate", "quality (95 %)", "difference", "p95", "$/1k tasks", "$/month", "finding")
@@ -36,8 +38,7 @@ def what_if(found: Sensitivity) -> str:
     """One input, the answers at the values that were tried, and where the answer flips."""
     times = "x" if found.today == 1 else ""
     tried = ", ".join(
-        f"{times}{s.value:g} {s.verdict}{f' ({s.chosen})' if s.chosen else ''}"
-        for s in found.scenarios
+        f"{times}{s.value:g} {verdict_words(s.verdict, s.chosen)}" for s in found.scenarios
     )
     if found.flips_at is not None:
         end = f"the answer flips at {times}{found.flips_at:.3g}"
@@ -45,7 +46,7 @@ def what_if(found: Sensitivity) -> str:
         end = "the answer hangs on it"
     else:
         end = "the answer stays"
-    return f"{found.input}: {tried}; {end}"
+    return f"{in_words(found.input)}: {tried}; {end}"
 
 
 def markdown(decision: Decision) -> str:
@@ -73,9 +74,8 @@ def markdown_table(decision: Decision) -> list[str]:
 def verdict_line(decision: Decision) -> str:
     """`Verdict: OWN tiny-lora`, with SIMULATED in front where it applies."""
     mark = "SIMULATED - " if decision.simulated else ""
-    name = "NOT ENOUGH EVIDENCE" if decision.verdict == "insufficient" else decision.verdict.upper()
     chosen = f" ({decision.chosen})" if decision.chosen else ""
-    return f"{mark}Verdict: {name}{chosen}"
+    return f"{mark}Verdict: {verdict_words(decision.verdict).upper()}{chosen}"
 
 
 def _bill(row: CandidateDecision) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.core.config import load_study
+from pipelines.core.decision import Sensitivity
 from pipelines.core.evidence import Evidence
 from pipelines.core.hardware import Figure
 from pipelines.core.paths import ROOT
@@ -91,3 +92,18 @@ def test_who_is_far_cheaper_stays_whatever_changes(study: Study) -> None:
     told = sensitivity.sensitivity(study, evidence(study, 1e-9, 1.0), found)
     assert {s.chosen for each in told for s in each.scenarios} == {"frontier-standin"}
     assert {each.flips_at for each in told} == {None}
+
+
+def test_a_flip_is_told_in_the_words_of_finance() -> None:
+    def told(name: str, today: float, flips_at: float) -> str:
+        found = Sensitivity(
+            input=name, today=today, scenarios=(), flips_at=flips_at, flips_to=("own", "small")
+        )
+        return sensitivity.words(found)
+
+    assert told("operations_usd_per_month", 900, 797) == (
+        "operations per month: $797 in place of $900, then own (small)"
+    )
+    assert told(API, 1, 0.47) == "prices of rented candidates: 53% less, then own (small)"
+    assert told(VOLUME, 1, 2.5) == "volume: 150% more, then own (small)"
+    assert told(VOLUME, 1, 12.34) == "volume: 12.3 times today's, then own (small)"

@@ -7,6 +7,7 @@ from html import unescape
 
 import pytest
 
+from pipelines.economics.symbols import in_words
 from pipelines.reports import charts
 from tests.reports.made import Made, make
 
@@ -91,7 +92,7 @@ def test_slices_and_sensitivity_are_told(made: Made, report: str) -> None:
     assert section(report, "Slices").count("worse") == 1 + 2  # the legend; tiny-base in both
     hangs = section(report, "What the answer hangs on")
     for each in made.decision.sensitivity:
-        assert each.input.replace("_", " ") in hangs
+        assert in_words(each.input) in hangs
     assert report.count("that tiny-lora saves as each input moves alone") == 1
     assert "that tiny-base saves" not in report
 
