@@ -161,3 +161,16 @@ def test_a_price_is_known_from_its_first_to_its_last_day() -> None:
     assert stale(price, date(2027, 3, 31)) is None
     # December 31 + 91 days = April 1.
     assert "91 days" in str(stale(price, date(2027, 4, 1)))
+
+
+def test_an_old_log_is_priced_as_it_was_billed() -> None:
+    def usd(name: str, day: date) -> tuple[Decimal, Decimal]:
+        price = load_prices([name], day).token_price(name)
+        return price.usd_per_million_input_tokens, price.usd_per_million_output_tokens
+
+    # o3 was cut by 80 % on 2025-06-10; its snapshot has the same price on every day.
+    assert usd("openai/o3", date(2025, 6, 9)) == (10, 40)
+    assert usd("openai/o3", date(2025, 6, 10)) == (2, 8)
+    assert usd("openai/o3-2025-04-16", date(2025, 5, 1)) == (10, 40)
+    assert usd("deepseek/deepseek-chat", date(2025, 9, 20)) == (Decimal("0.56"), Decimal("1.68"))
+    assert usd("deepseek/deepseek-chat", date(2025, 9, 29)) == (Decimal("0.28"), Decimal("0.42"))
