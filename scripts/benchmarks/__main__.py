@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-NAMES = ("evaluate", "economics", "decide")
+NAMES = ("evaluate", "economics", "governance", "decide")
 
 
 def main() -> int:
