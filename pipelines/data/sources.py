@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,7 +21,10 @@ from pipelines.data import formats
 
 MAX_SHOWN = 20
 """Problems printed of one file; the rest are counted."""
-
+MAX_LINE_BYTES = 16 * 1024**2
+"""Of a row; a longer one is no conversation, and reading it would fill the memory."""
+PROVENANCE = ("group", "licence", "answered_by", "answered_at")
+"""Of a training row; taken from columns of these names, beside `text` and `target`."""
 
 RowT = TypeVar("RowT", Example, TrainingRow)
 
@@ -32,7 +35,18 @@ def load_training(source: DataSource) -> list[TrainingRow]:
     Raises:
         DataError: the file is absent, or rows are bad; lists them with their lines.
     """
-    return _load(source, TrainingRow, _training_row)
+    return stated(_load(source, TrainingRow, _training_row), source)
+
+
+def stated(rows: list[TrainingRow], source: DataSource) -> list[TrainingRow]:
+    """The rows with the source's licence and model, where they state none themselves."""
+    told = {"licence": source.licence, "answered_by": source.answered_by}
+    if not any(told.values()):
+        return rows
+    return [
+        row.model_copy(update={k: v for k, v in told.items() if v and getattr(row, k) is None})
+        for row in rows
+    ]
 
 
 def load_eval(source: DataSource) -> list[Example]:
@@ -41,7 +55,7 @@ def load_eval(source: DataSource) -> list[Example]:
     Raises:
         DataError: the file is absent or empty, ids repeat, or targets are missing.
     """
-    return _load(source, Example, lambda example: example)
+    return _load(source, Example, lambda example, _: example)
 
 
 def rows_sha256(rows: Sequence[Record]) -> str:
@@ -77,6 +91,26 @@ def existing(path: str) -> Path:
     return resolved
 
 
+def _lines_of_a_length(path: str) -> Path:
+    """The file, whose lines are known to be short enough.
+
+    Raises:
+        DataError: it is absent or cannot be read, or a line is too long.
+    """
+    file = existing(path)
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise DataError(
+                        f"{shown(file)}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; "
+                        "leave it out"
+                    )
+    except OSError as error:
+        raise DataError(f"{shown(file)}: cannot be read: {error}") from None
+    return file
+
+
 def refuse(where: str, problems: Sequence[str]) -> None:
     """Raise a DataError that lists `problems`, if there are any."""
     if problems:
@@ -86,15 +120,19 @@ def refuse(where: str, problems: Sequence[str]) -> None:
 
 
 def _load(
-    source: DataSource, row_type: type[RowT], of_example: Callable[[Example], RowT]
+    source: DataSource,
+    row_type: type[RowT],
+    of_example: Callable[[Example, dict[str, Any]], RowT],
 ) -> list[RowT]:
+    if source.calls is not None or source.is_tracked:
+        raise DataError(f"{source.path}: logged calls are read for `prepare.train` only")
     path = resolve(source.path)
     where = shown(path) if path else f"hub {source.hub}"
     is_conversation = source.text is None and source.format is None
     rows: list[RowT] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
-    for place, raw in _raw_rows(source, path):
+    for place, raw in _raw_rows(source, path, row_type):
         if isinstance(raw, str):
             problems.append(f"{place}: {raw}")
             continue
@@ -102,7 +140,9 @@ def _load(
             if is_conversation:
                 row = row_type.model_validate(raw)
             else:
-                row = of_example(Example.model_validate(raw))
+                keys = PROVENANCE if source.format is None else ()
+                about = {key: raw.pop(key) for key in keys if key in raw}
+                row = of_example(Example.model_validate(raw), about)
         except ValidationError as error:
             for each in error.errors():
                 key = ".".join(str(part) for part in each["loc"])
@@ -124,7 +164,7 @@ def _load(
     return rows
 
 
-def _raw_rows(source: DataSource, path: Path | None) -> formats.Rows:
+def _raw_rows(source: DataSource, path: Path | None, row_type: type[Record]) -> formats.Rows:
     """Pairs of place (`line 7`) and row: of an example, or of a conversation as it stands there.
 
     The row is a text where it cannot even be read.
@@ -138,15 +178,19 @@ def _raw_rows(source: DataSource, path: Path | None) -> formats.Rows:
     elif path is None:
         yield from _hub_rows(source)
     elif path.suffix == ".jsonl":
-        for place, raw in formats.json_lines(existing(source.path)):
+        for place, raw in formats.json_lines(_lines_of_a_length(source.path)):
             if source.text is not None and isinstance(raw, dict):
                 yield place, _columns_of(raw, source)
             else:
                 yield place, raw
     elif path.suffix == ".csv":
-        yield from _csv_rows(source, existing(source.path))
+        yield from _csv_rows(source, _lines_of_a_length(source.path))
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(source, existing(source.path), row_type)
     else:
-        raise DataError(f"{shown(path)}: expected .jsonl or .csv, got {path.suffix or 'no suffix'}")
+        raise DataError(
+            f"{shown(path)}: expected .jsonl, .csv or .parquet, got {path.suffix or 'no suffix'}"
+        )
 
 
 def _columns_of(row: dict[str, Any], source: DataSource) -> dict[str, Any] | str:
@@ -158,7 +202,7 @@ def _columns_of(row: dict[str, Any], source: DataSource) -> dict[str, Any] | str
     target = row[source.target]
     if not isinstance(target, str):
         target = json.dumps(target, ensure_ascii=False, separators=(",", ":"))
-    return _example(str(row["id"]), str(row[source.text]), target)
+    return _example(str(row["id"]), str(row[source.text]), target, row)
 
 
 def _csv_rows(source: DataSource, path: Path) -> formats.Rows:
@@ -174,7 +218,44 @@ def _csv_rows(source: DataSource, path: Path) -> formats.Rows:
         if None in values or None in row:
             yield f"line {reader.line_num}", "has another number of columns than the header"
         else:
-            yield f"line {reader.line_num}", _example(f"{path.stem}-{number:05d}", *values)
+            name = f"{path.stem}-{number:05d}"
+            yield f"line {reader.line_num}", _example(name, *values, row)
+
+
+def _parquet_rows(source: DataSource, path: Path, row_type: type[Record]) -> formats.Rows:
+    from pyarrow import ArrowException, parquet  # not above: 0.2 s
+
+    try:
+        file: Any = parquet.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{shown(path)}: not a Parquet file: {error}") from None
+    columns: list[str] = file.schema_arrow.names
+    needed = ["messages"] if source.text is None else [source.text, source.target or "target"]
+    if missing := [name for name in needed if name not in columns]:
+        raise DataError(
+            f"{shown(path)}: no column {', '.join(missing)}; it has: {', '.join(columns)}"
+        )
+    known = [name for name in columns if name in {*needed, *row_type.model_fields, *PROVENANCE}]
+    number = 0
+    for batch in file.iter_batches(columns=known):
+        for raw in batch.to_pylist():
+            number += 1
+            row = _without_nulls(raw)
+            if source.text is None:
+                yield f"row {number}", row
+            elif absent := [name for name in needed if name not in row]:
+                yield f"row {number}", f"{', '.join(absent)} is null"
+            else:
+                text, target = (str(row[name]) for name in needed)
+                name = str(row.get("id", f"{path.stem}-{number:05d}"))
+                yield f"row {number}", _example(name, text, target, row)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Cells that are null are absent; a column has them in every row."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _hub_rows(source: DataSource) -> formats.Rows:
@@ -193,13 +274,23 @@ def _hub_rows(source: DataSource) -> formats.Rows:
     target = source.hub_target or source.target
     for number, row in enumerate(cast(Iterator[dict[str, Any]], loaded), start=1):
         name = f"{source.hub_split}-{number:05d}"
-        yield f"row {number}", _example(name, str(row[source.text]), str(row[target]))
+        yield f"row {number}", _example(name, str(row[source.text]), str(row[target]), row)
 
 
-def _example(name: str, text: str, target: str) -> dict[str, Any]:
-    return {"id": name, "messages": [{"role": "user", "content": text}], "target": target}
+def _example(name: str, text: str, target: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    about = {key: str(row[key]) for key in PROVENANCE if row.get(key)}
+    turns = [{"role": "user", "content": text}]
+    return {"id": name, "messages": turns, "target": target, **about}
 
 
-def _training_row(example: Example) -> TrainingRow:
+def _training_row(example: Example, about: dict[str, Any]) -> TrainingRow:
     answer = Message(role="assistant", content=example.target)
-    return TrainingRow(id=example.id, messages=(*with_passages(example), answer))
+    return TrainingRow.model_validate(
+        {
+            "id": example.id,
+            "messages": (*with_passages(example), answer),
+            "metadata": example.metadata,
+            "group": example.group,
+            **about,
+        }
+    )

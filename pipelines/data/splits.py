@@ -6,18 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
 
 from pipelines.core.prompt import question_in
 from pipelines.core.records import Example, Message, TrainingRow
-
-NGRAM = 5
-"""Characters per shingle: long enough that sharing 80 % means the same sentence."""
-BLOCK = 2_000
-"""Training rows compared at a time; bounds memory at BLOCK x len(eval) numbers."""
+from pipelines.data import near_copies
 
 
 @dataclass(frozen=True)
@@ -28,30 +22,47 @@ class Split:
     n_duplicates: int
     n_conflicts: int
     n_leaked: int
+    n_near_duplicates: int = 0
 
 
-def clean_split(rows: Sequence[TrainingRow], items: Sequence[Example], near_copy: float) -> Split:
+def clean_split(
+    rows: Sequence[TrainingRow],
+    items: Sequence[Example],
+    near_copy: float,
+    *,
+    near_duplicates: bool = False,
+) -> Split:
     """Drop repeated questions and near-copies of eval items; the first of a repetition stays.
 
     Args:
         rows: as read.
         items: the eval set.
-        near_copy: Jaccard similarity of character 5-gram sets from which a row is a copy.
+        near_copy: Jaccard similarity of the sets of shingles from which a row is a copy.
+        near_duplicates: whether near-copies of another row with the same answer go, too.
     """
-    unique: dict[str, TrainingRow] = {}
-    n_duplicates = n_conflicts = 0
-    for row in rows:
-        question = normalise(row.messages[:-1])
-        if (kept := unique.get(question)) is None:
-            unique[question] = row
-        elif kept.messages[-1].content.strip() == row.messages[-1].content.strip():
-            n_duplicates += 1
-        else:
-            n_conflicts += 1
-    questions = list(unique)
-    similarity = max_similarity(questions, [normalise(item.messages) for item in items])
-    kept = [unique[q] for q, s in zip(questions, similarity, strict=True) if s < near_copy]
-    return Split(kept, n_duplicates, n_conflicts, len(questions) - len(kept))
+    kinds = near_copies.find_copies(
+        ((normalise(row.messages[:-1]), row.messages[-1].content) for row in rows),
+        [normalise(item.messages) for item in items],
+        near_copy,
+        nearly=near_duplicates,
+    )
+    count = np.bincount(kinds, minlength=5).tolist()
+    return Split(
+        rows=[row for row, kind in zip(rows, kinds, strict=True) if kind == near_copies.KEPT],
+        n_duplicates=count[near_copies.DUPLICATE],
+        n_conflicts=count[near_copies.CONFLICT],
+        n_leaked=count[near_copies.LEAKED],
+        n_near_duplicates=count[near_copies.NEAR_DUPLICATE],
+    )
+
+
+def without_copies(
+    rows: Sequence[TrainingRow], of: Sequence[TrainingRow], near_copy: float
+) -> list[TrainingRow]:
+    """The rows, none of them twice, without those whose question is (nearly) one asked in `of`."""
+    return clean_split(
+        rows, [Example(id="", messages=row.messages[:-1], target="") for row in of], near_copy
+    ).rows
 
 
 def normalise(messages: Sequence[Message]) -> str:
@@ -59,24 +70,3 @@ def normalise(messages: Sequence[Message]) -> str:
     text = " ".join(question_in(m.content)[1] for m in messages if m.role == "user")
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded))
-
-
-def max_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
-    """Highest Jaccard similarity of each text to any of `others`; Float[Array, "texts"]."""
-    if not texts or not others:
-        return np.zeros(len(texts))
-    # Marks on both ends give short texts shingles, too. Not blanks: the vectorizer collapses them.
-    start, end = "^" * (NGRAM - 1), "$" * (NGRAM - 1)
-    vectorizer = CountVectorizer(analyzer="char", ngram_range=(NGRAM, NGRAM), binary=True)
-    theirs: Any = vectorizer.fit_transform(start + t + end for t in others)
-    their_sizes = theirs.sum(axis=1).A1
-    best = np.zeros(len(texts))
-    all_grams = CountVectorizer(analyzer="char", ngram_range=(NGRAM, NGRAM), binary=True)
-    all_mine: Any = all_grams.fit_transform(start + t + end for t in texts)
-    sizes = all_mine.sum(axis=1).A1
-    mine = vectorizer.transform(start + t + end for t in texts)
-    for at in range(0, len(texts), BLOCK):
-        shared = (mine[at : at + BLOCK] @ theirs.T).toarray()
-        union = sizes[at : at + BLOCK, None] + their_sizes[None, :] - shared
-        best[at : at + BLOCK] = (shared / union).max(axis=1)
-    return best

@@ -59,17 +59,18 @@ def prompts(
                     f"ORDER BY md5(messages), answer LIMIT {4 * n}"
                 ).fetchall()
             for system, messages, answer in drawn:
-                turns, text = _turns(system, messages), _text(_decoded(answer))
+                turns, text = turns_of(system, messages), answer_of(answer)
                 if turns and text and n_found < n:
                     n_found += 1
                     yield turns, text
 
 
-def _turns(system: str | None, messages: str) -> tuple[Message, ...]:
+def turns_of(system: str | None, messages: str) -> tuple[Message, ...]:
     """The turns; none of them if one cannot be shown as text."""
     decoded = _decoded(messages)
     if isinstance(decoded, Mapping):
-        decoded = decoded.get("messages")
+        only = next(iter(decoded.values())) if len(decoded) == 1 else None
+        decoded = decoded.get("messages", only)
     if isinstance(decoded, str):
         decoded = [{"role": "user", "content": decoded}]
     if not isinstance(decoded, list) or not all(isinstance(each, Mapping) for each in decoded):
@@ -77,25 +78,38 @@ def _turns(system: str | None, messages: str) -> tuple[Message, ...]:
     turns: list[Message] = []
     for each in decoded:
         role = ROLES.get(each.get("role", "user"))
-        text = _text(each.get("content", each.get("parts")))
+        text = _text(_parts(each.get("content", each.get("parts"))))
         if role is None or not text:
             return ()
         turns.append(Message.model_validate({"role": role, "content": text}))
     if not any(turn.role == "user" for turn in turns):
         return ()
-    text = _text(_decoded(system)) if system else None
+    text = _text(_parts(system)) if system else None
     if text and turns[0].role != "system":
         turns.insert(0, Message(role="system", content=text))
     return tuple(turns)
 
 
+def answer_of(answer: str) -> str | None:
+    """The one text in what an API answered; None where there is none, or more than text.
+
+    An answer that is JSON itself, such as a label in an object, is that text.
+    """
+    value = _decoded(answer)
+    if isinstance(value, Mapping) and not value.keys() & {*ANSWERS, "role", "tool_calls"}:
+        return answer.strip()
+    return _text(value if isinstance(value, str | Mapping) else _parts(answer))
+
+
 def _text(value: Any) -> str | None:
-    """The one text in what an API answered; None where there is none, or more than text."""
     if isinstance(value, str):
-        decoded = _decoded(value)
-        return _text(decoded) if isinstance(decoded, list) else value.strip() or None
+        return value.strip() or None
     if isinstance(value, list):
-        spoken = [each for each in value if at(each, "type") not in ("reasoning", "thinking")]
+        spoken = [
+            each
+            for each in value
+            if at(each, "type") not in ("reasoning", "thinking") and not at(each, "thought")
+        ]
         texts = [_text(each) for each in spoken]
         return None if len(texts) != 1 else texts[0]
     if isinstance(value, Mapping) and value.get("type", "text") in (
@@ -103,6 +117,13 @@ def _text(value: Any) -> str | None:
     ):  # fmt: skip
         return next((_text(value[key]) for key in ANSWERS if value.get(key)), None)
     return None
+
+
+def _parts(value: Any) -> Any:
+    """What a text holds if it is a JSON list of parts; any other value as it is."""
+    decoded = _decoded(value) if isinstance(value, str) else value
+    is_parts = isinstance(decoded, list) and all(isinstance(each, Mapping) for each in decoded)
+    return decoded if is_parts else value
 
 
 def _decoded(text: str) -> Any:

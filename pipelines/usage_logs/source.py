@@ -171,7 +171,14 @@ def _json_rows(engine: duckdb.DuckDBPyConnection, kind: Kind, path: str) -> list
         f"SELECT json FROM read_json_objects({literal(path)}, {JSON_READERS[kind]}) "
         f"LIMIT {N_SAMPLED}"
     ).fetchall()
-    return [None if row is None else json.loads(row) for (row,) in rows]
+    return [_loaded(row) for (row,) in rows]
+
+
+def _loaded(row: str | None) -> Any:
+    try:
+        return None if row is None else json.loads(row)
+    except RecursionError:
+        return None
 
 
 def _objects(rows: Sequence[Any]) -> list[dict[str, Any]]:

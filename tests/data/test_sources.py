@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from pipelines.core.errors import DataError
-from pipelines.core.workload import DataSource
+from pipelines.core.workload import DataSource, LoggedCalls
 from pipelines.data.sources import load_eval, load_training, rows_sha256
 
 TURN = '{"role": "user", "content": "hi"}'
 ANSWER = '{"role": "assistant", "content": "refund"}'
 
 
-def source(path: Path, **more: str) -> DataSource:
+def source(path: Path, **more: Any) -> DataSource:
     return DataSource(path=str(path), **more)
 
 
@@ -119,3 +122,90 @@ def test_the_digest_changes_with_a_row_and_with_the_order(tmp_path: Path) -> Non
     assert rows_sha256(rows) == rows_sha256(list(rows))
     assert rows_sha256(rows) != rows_sha256(rows[::-1])
     assert rows_sha256(rows) != rows_sha256(rows[:1])
+
+
+def table(path: Path, **columns: list[object]) -> Path:
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_parquet_columns_become_turns(tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "train.parquet", text=["card lost", "pin"], category=["lost", "pin"],
+        licence=["MIT", None], other=[1, 2],
+    )  # fmt: skip
+    rows = load_training(source(path, text="text", target="category"))
+    assert [(r.id, r.messages[0].content, r.messages[-1].content) for r in rows] == [
+        ("train-00001", "card lost", "lost"),
+        ("train-00002", "pin", "pin"),
+    ]
+    assert [r.licence for r in rows] == ["MIT", None]
+
+
+def test_parquet_conversations_are_read_and_other_columns_left(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "refund"}]
+    path = table(tmp_path / "train.parquet", messages=[turns, turns[:1]], score=[0.1, 0.2])
+    with pytest.raises(DataError, match="1 problem(.|\n)*row 2: the last message must be"):
+        load_training(source(path))
+    path = table(tmp_path / "train.parquet", messages=[turns], score=[0.1])
+    assert load_training(source(path))[0].messages[-1].content == "refund"
+
+
+def test_bad_parquet_is_one_error(tmp_path: Path) -> None:
+    path = table(tmp_path / "train.parquet", text=["a", None, "b"], category=["x", "y", None])
+    with pytest.raises(
+        DataError, match=r"2 problem(.|\n)*row 2: text is null(.|\n)*row 3: category"
+    ):
+        load_training(source(path, text="text", target="category"))
+    with pytest.raises(DataError, match="no column label; it has: text, category"):
+        load_training(source(path, text="text", target="label"))
+    path.write_text("no table")
+    with pytest.raises(DataError, match=r"train\.parquet: not a Parquet file"):
+        load_training(source(path, text="text", target="category"))
+
+
+def test_rows_state_their_licence_else_the_source_does(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(
+        f'{{"messages": [{TURN}, {ANSWER}], "licence": "CC0-1.0", "answered_by": "a person"}}\n'
+        f'{{"messages": [{TURN}, {ANSWER}], "answered_at": "2026-11-01T10:00:00Z"}}\n'
+    )
+    rows = load_training(source(path, licence="MIT", answered_by="gpt-6"))
+    assert [(r.licence, r.answered_by) for r in rows] == [("CC0-1.0", "a person"), ("MIT", "gpt-6")]
+
+
+def test_a_time_without_a_zone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"messages": [{TURN}, {ANSWER}], "answered_at": "2026-11-01T10:00:00"}}\n')
+    with pytest.raises(DataError, match="line 1: answered_at: Input should have timezone info"):
+        load_training(source(path))
+
+
+def test_columns_beside_text_and_target_tell_where_a_row_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("text,label,group,licence,answered_by\na,x,g1,MIT,gpt-6\nb,y,,,\n")
+    first, second = load_training(source(path, text="text", target="label"))
+    assert (first.group, first.licence, first.answered_by) == ("g1", "MIT", "gpt-6")
+    assert (second.group, second.licence, second.answered_by) == (None, None, None)
+    assert [item.group for item in load_eval(source(path, text="text", target="label"))] == [
+        None
+    ] * 2
+
+
+def test_logs_are_no_eval_set(tmp_path: Path) -> None:
+    logged = DataSource(path=str(tmp_path / "log.jsonl"), calls=LoggedCalls())
+    with pytest.raises(DataError, match="logged calls are read for `prepare.train` only"):
+        load_eval(logged)
+    with pytest.raises(ValueError, match="leave out format, text, target and hub"):
+        DataSource(path="mlflow:claims", text="a", target="b")
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_a_line_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("pipelines.data.sources.MAX_LINE_BYTES", 20)
+    path = tmp_path / name
+    path.write_text("text,label\n" + "x" * 20 + ",a\n")
+    with pytest.raises(DataError, match="line 2: longer than 20 bytes"):
+        load_training(source(path, text="text", target="label"))

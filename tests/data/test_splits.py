@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, TrainingRow
 from pipelines.core.workload import DataSource
 from pipelines.data.sources import load_eval, load_training
-from pipelines.data.splits import clean_split, max_similarity
+from pipelines.data.splits import clean_split, without_copies
 
 
 def row(text: str, answer: str = "a") -> TrainingRow:
@@ -42,11 +40,11 @@ def test_duplicates_conflicts_and_leaks_are_counted_apart() -> None:
     assert (split.n_duplicates, split.n_conflicts, split.n_leaked) == (2, 1, 2)
 
 
-def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
-    # Four marks on both ends give "abc" the 7 shingles "^^^^a" ... "c$$$$".
-    # "abd" shares "^^^^a" and "^^^ab": 2 of 7 + 7 - 2 = 12.
-    assert max_similarity(["abc"], ["abd"]) == pytest.approx([2 / 12])
-    assert max_similarity(["abc", "xyz"], ["abc"]) == pytest.approx([1.0, 0.0])
+def test_rows_whose_question_is_asked_elsewhere_are_taken_out() -> None:
+    rows = [row("Please close my account today"), row("Where is my parcel?")]
+    kept_back = [row("please do close my account today!", "b")]
+    assert without_copies(rows, kept_back, near_copy=0.7) == rows[1:]
+    assert without_copies(rows, kept_back, near_copy=1.0) == rows
 
 
 def test_the_shipped_support_set_keeps_its_promises() -> None:

@@ -2,7 +2,8 @@
 
 `formats/acme.py` with `TITLE`, `detects(row)` and `SHAPE` makes files of that format readable. The
 file name is the registration; at most one format may say that a row is its own, and the last
-resort, `flat`, is asked when none does.
+resort, `flat`, is asked when none does. `CONTENT`, another shape, is for calls that are billed
+elsewhere and yet hold a prompt and an answer.
 """
 
 from __future__ import annotations

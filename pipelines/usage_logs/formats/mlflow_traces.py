@@ -9,6 +9,7 @@ those without one inside that has tokens, too; the trace's sum only where no spa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipelines.usage_logs.formats import Shape
@@ -55,17 +56,23 @@ def _unquoted(attribute: str) -> str:
     return f"""trim(s.attributes."mlflow.llm.{attribute}", '"')"""
 
 
-SHAPE = Shape(
-    fields={"info": _INFO, "spans": [_SPAN], "data": {"spans": [_SPAN]}},
-    rows=f"""SELECT *, coalesce({parsed('s.attributes."mlflow.chat.tokenUsage"', _TOKENS)},
+def _rows(without_tokens: str) -> str:
+    """Rows of calls; those of a trace in which no span has tokens are told by the caller."""
+    return f"""SELECT *, coalesce({parsed('s.attributes."mlflow.chat.tokenUsage"', _TOKENS)},
             {parsed('info.trace_metadata."mlflow.trace.tokenUsage"', _TOKENS)}) AS used,
             coalesce(s.attributes."mlflow.llm.cost", CASE WHEN s IS NULL
                 THEN info.trace_metadata."mlflow.trace.cost" END) AS cost
         FROM (SELECT *, unnest(CASE WHEN len(used_spans) > 0 THEN list_filter(used_spans, lambda x:
-                    NOT coalesce(list_contains(parents, x.span_id), false)) ELSE [NULL] END) AS s
+                    NOT coalesce(list_contains(parents, x.span_id), false))
+                    ELSE {without_tokens} END) AS s
             FROM (SELECT *, list_transform(used_spans, lambda x: x.parent_span_id) AS parents
                 FROM (SELECT *, list_filter(coalesce(data.spans, spans), lambda x: {_HAS})
-                    AS used_spans FROM records)))""",
+                    AS used_spans FROM records)))"""
+
+
+SHAPE = Shape(
+    fields={"info": _INFO, "spans": [_SPAN], "data": {"spans": [_SPAN]}},
+    rows=_rows("[NULL]"),
     keep="""s IS NOT NULL OR info IS NULL
         OR info.trace_metadata."mlflow.trace.tokenUsage" IS NOT NULL""",
     call={
@@ -90,3 +97,10 @@ SHAPE = Shape(
         "answer": 's.attributes."mlflow.spanOutputs"',
     },
 )
+CONTENT = replace(
+    SHAPE,
+    rows=_rows("""coalesce(nullif(list_filter(coalesce(data.spans, spans),
+        lambda x: coalesce(x.parent_span_id, '') = ''), []), [NULL])"""),
+    keep="true",
+)
+"""What is said, not what is billed: of a trace without tokens, the outermost span is the call."""
