@@ -44,6 +44,10 @@ class DataError(UserError):
     """A data file is wrong."""
 
 
+class DivergedError(UserError):
+    """The loss of a training is no number any more."""
+
+
 class MissingRunError(UserError):
     """No finished MLflow run holds what a stage needs."""
 

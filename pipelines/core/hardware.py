@@ -138,6 +138,17 @@ def annuity(usd: Decimal, rate: Decimal, years: Decimal) -> Decimal:
     return usd * rate / (1 - (1 + rate) ** -years)
 
 
+class TrainingSpeed(Record):
+    """What one GPU of a machine is expected to do while it trains."""
+
+    bf16_tflops: float = Field(gt=0)
+    """Dense peak, as the maker states it; 10^12 floating-point operations per second."""
+    used_share: Annotated[Portion, AfterValidator(_positive)]
+    """Of the peak that training uses, recomputed operations counted."""
+    source: str
+    checked_on: date
+
+
 class Hardware(Record):
     """A machine that is paid by the hour, busy or idle."""
 
@@ -153,6 +164,8 @@ class Hardware(Record):
     purchase: Purchase | None = None
     cold_start_s: Amount
     """From asking for the machine to its first answer: weights fetched, loaded, compiled."""
+    training: TrainingSpeed | None = None
+    """None = not known: no training time is estimated for it."""
     idle_reserved_share: Portion = Figure.of(0)
     """Reserved hours that are paid beside the ones in use, as a share of these."""
     contract: Contract = "on_demand"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, model_validator
 
 
 class Record(BaseModel):
@@ -59,6 +59,17 @@ class TrainingRow(Record):
     messages: tuple[Message, ...]
     id: str | None = None
     metadata: Mapping[str, JsonValue] = {}
+    group: str | None = None
+    """Rows that belong together share it; they never stand in two splits."""
+    licence: str | None = None
+    """SPDX id, or a provider's terms: a file in configs/licences/. None = not stated."""
+    answered_by: str | None = None
+    """The model that wrote the answer; None = not stated."""
+    answered_at: AwareDatetime | None = None
+    source: str | None = None
+    """The log that the row was taken from; None = a file of rows."""
+    request_id: str | None = None
+    """Of the logged call."""
 
     @model_validator(mode="after")
     def _ends_with_answer(self) -> Self:

@@ -8,11 +8,15 @@ from typing import Literal
 from pipelines.core.hardware import Figure, Hardware
 from pipelines.core.own_costs import Spent
 from pipelines.core.prices import TokenPrice
-from pipelines.core.records import Estimate, Record
-from pipelines.core.workload import RetrievalMethod
+from pipelines.core.records import Estimate, Message, Record
+from pipelines.core.workload import RetrievalMethod, Tier
 
 TRAIN_FILE, EVAL_FILE = "train.jsonl", "eval.jsonl"
 """Artifacts of `prepare`: the rows to learn from, and the items with their passages."""
+VALIDATION_FILE = "validation.jsonl"
+"""Artifact of `prepare`, where the study keeps rows back: those that are not learned from."""
+CARD_FILE, CARD_DATA = "card.md", "card.json"
+"""Artifacts of `prepare`: what the data are, where they come from, what was left out."""
 ADAPTER = "adapter"
 """Artifact of `finetune`: a folder."""
 RESPONSES, SCORES, VERDICTS = "responses.jsonl", "scores.jsonl", "verdicts.jsonl"
@@ -83,7 +87,148 @@ class PrepareResult(Record):
     """Same question with different answers; the first one is kept."""
     n_leaked: int
     """Training rows that stand (nearly) verbatim in the eval set, and were removed."""
+    n_near_duplicates: int = 0
+    """Near-copies of another training row with the same answer that were removed."""
+    noise: dict[str, int] = {}
+    """Why an answer was taken for wrong, and what was done (`label: drop`) -> rows."""
+    personal_data: dict[str, int] | None = None
+    """Kind -> different values of a row, summed over the rows to train on and those kept back; the
+    values are nowhere. None = nobody looked."""
+    n_personal_data: int = 0
+    """Rows with any."""
+    personal_data_masked: bool = False
+    names_sought: bool = False
+    """Whether names and places were looked for, too."""
+    n_validation: int = 0
+    validation_sha256: str | None = None
+    """None = no rows are kept back."""
+    n_validation_copies: int = 0
+    """Training rows that are (nearly) one that is kept back, and were removed."""
+    left_out: dict[str, int] = {}
+    """Of logged calls: why one is no row -> count."""
+    licences: dict[str, int] = {}
+    """Licence or terms -> rows read that stand under it; a row may stand under two."""
+    n_without_licence: int = 0
+    """Rows read of which nobody says what they may be used for."""
     retrievers: tuple[RetrieverResult, ...] = ()
+
+
+class TrainingRows(Record):
+    """The training rows as tokens, as they were before the model was loaded."""
+
+    n_rows: int
+    n_sequences: int
+    """More than rows where a conversation is learned turn by turn."""
+    n_tokens: int
+    n_scored_tokens: int
+    longest: int
+    """Tokens of the longest sequence."""
+    p99_5: int
+    """Tokens that 99.5 % of the sequences do not exceed."""
+    template_sha256: str
+    """Of the chat template that the server renders."""
+    tokenizer_sha256: str
+
+    @property
+    def scored_share(self) -> float:
+        """Share of the tokens that carry loss."""
+        return self.n_scored_tokens / self.n_tokens
+
+    def figures(self) -> dict[str, float]:
+        """The numbers, for MLflow."""
+        numbers = self.model_dump(exclude={"template_sha256", "tokenizer_sha256"})
+        return {**numbers, "scored_share": self.scored_share}
+
+
+Checkpointing = Literal["none", "selective", "full"]
+
+
+class TrainingEstimate(Record):
+    """What a training is expected to take. All of it is an estimate; None = see `reasons`."""
+
+    hardware: str | None
+    """File in configs/hardware/; None = this machine."""
+    parameters: int | None = None
+    adapter_parameters: int | None = None
+    rank: int
+    n_tokens: int
+    """All epochs."""
+    memory_gib: dict[str, float] = {}
+    """Of one GPU, by part: weights, adapter with optimiser, activations, logits."""
+    available_gib: float | None = None
+    """Of one GPU, less what CUDA and the allocator keep."""
+    checkpointing: Checkpointing | None = None
+    """The one that the memory is counted with; None = not known, or none fits."""
+    fits: bool | None = None
+    train_s: Figure | None = None
+    usd: Figure | None = None
+    """With the source and the date of the machine's price."""
+    reasons: tuple[str, ...] = ()
+    """Why something is not known or does not fit, and what to do."""
+
+    @property
+    def total_gib(self) -> float | None:
+        """All parts of the memory."""
+        return sum(self.memory_gib.values()) if self.memory_gib else None
+
+    def figures(self) -> dict[str, float | None]:
+        """The numbers, for MLflow."""
+        return {
+            "train_s": None if self.train_s is None else float(self.train_s.likely),
+            "peak_memory_gib": self.total_gib,
+            "usd": None if self.usd is None else float(self.usd.likely),
+        }
+
+
+class TrialResult(Record):
+    """One training of a search."""
+
+    run_id: str
+    """The nested MLflow run, with the adapter."""
+    learning_rate: float
+    rank: int
+    epochs: float
+    seed: int
+    validation_loss: float | None
+    """Mean per scored token, in nats; None = see `reason`."""
+    reason: str = ""
+    n_steps: int | None = None
+    """Fewer than planned where it stopped early; None = it diverged."""
+    train_s: float = 0.0
+
+
+class TriedSetting(Record):
+    """One combination of settings, trained once or with several seeds."""
+
+    trials: tuple[TrialResult, ...]
+    """The adapter of the first one is taken, whichever seed was the luckiest."""
+    mean: float | None
+    """Of the validation losses; None = a training diverged."""
+    low: float | None
+    """The lowest of them, not an interval."""
+    high: float | None
+
+
+class SearchResult(Record):
+    """What was tried, and what was best on training rows that were held out."""
+
+    settings: tuple[TriedSetting, ...]
+    best: int
+    """Place of the chosen one."""
+    n_rows: int
+    """Learned from, in each training."""
+    n_validation: int
+    """Held out."""
+
+    @property
+    def chosen(self) -> TrialResult:
+        """The training whose adapter is taken."""
+        return self.settings[self.best].trials[0]
+
+    @property
+    def train_s(self) -> float:
+        """Of all trainings."""
+        return sum(trial.train_s for each in self.settings for trial in each.trials)
 
 
 class FinetuneResult(Record):
@@ -107,6 +252,73 @@ class FinetuneResult(Record):
     machine: str = ""
     """That it was trained on; empty = not noted."""
     peak_memory_gib: float
+    lora_rank: int | None = None
+    """None = as the study says."""
+    rows: TrainingRows | None = None
+    estimate: TrainingEstimate | None = None
+    """Made before the training, to stand beside what it took."""
+    n_validation: int = 0
+    """Rows that were held out of the training."""
+    base_validation_loss: float | None = None
+    """Mean loss per scored token of the held-out rows before training, in nats; None = none."""
+    validation_loss: float | None = None
+    """The same of this adapter, the lowest that was measured."""
+    best_step: int | None = None
+    """Step after which the adapter was as it is kept; None = the last."""
+    launcher: str = "local"
+    n_processes: int = 1
+    search: SearchResult | None = None
+    """What was tried; `train_s` is then that of all trials. None = trained once."""
+
+
+class ReferenceAnswer(Record):
+    """What a model says first to one training prompt in-process, each token the likeliest."""
+
+    messages: tuple[Message, ...]
+    """Instructions included."""
+    prompt_ids: tuple[int, ...]
+    """As the chat template renders the messages in training."""
+    token_ids: tuple[int, ...] = ()
+    """With the adapter, up to the end of the turn; none where only the prompt is compared."""
+    text: str = ""
+    likeliest: tuple[dict[int, float], ...] = ()
+    """For each of these tokens the likeliest ones at its place, itself included, and their
+    log-probabilities."""
+    base_logprobs: tuple[float, ...] = ()
+    """Of the same tokens after the same tokens, without the adapter."""
+
+
+class ParityResult(Record):
+    """Whether the served model says what base and adapter say in-process.
+
+    An answer is compared up to the first token that is another one: what follows has another past.
+    """
+
+    run_id: str
+    model: str
+    """Name under which it is served."""
+    adapter_sha256: str | None
+    serving: dict[str, str]
+    vllm: str
+    """Version."""
+    strict: bool
+    """False = quantised in serving: the figures are reported, and only the prompts and the presence
+    of the adapter can stop a study."""
+    n_prompts: int
+    n_tokens: int
+    """Of the answers in-process; 0 where there is no adapter and only the prompts are compared."""
+    agreement: float | None
+    """Share of these tokens that the served model says, too."""
+    n_ties: int
+    """Answers that part where two tokens are as good as equally likely."""
+    shift_nats: float | None
+    """Mean difference of the log-probabilities between served and in-process, without sign."""
+    effect_nats: float | None
+    """The same between adapter and no adapter, both in-process."""
+    adapter_seen: bool | None
+    """None = there is none, or its effect is too small to be told from the shift."""
+    failure: str | None
+    """What is wrong; None = passed."""
 
 
 LooksStop = Literal["non-inferior", "futile", "all asked", "budget"]
@@ -256,15 +468,61 @@ class SpillOver(Record):
         return self.usd_per_month < min(self.own_usd_per_month, self.api_usd_per_month)
 
 
+class ApprovalRequest(Record):
+    """What people approve: one version of a model, its weights, and the decision for it."""
+
+    model: str
+    version: str
+    candidate: str
+    kind: Kind | None
+    tier: Tier
+    roles: tuple[str, ...]
+    """Each needs the signature of another person."""
+    decision_run_id: str
+    decision_sha256: str
+    verdict: str
+    headline: str
+    evaluate_run_id: str
+    finetune_run_id: str | None
+    """None = nothing was trained for it; so the next two."""
+    adapter_sha256: str | None
+    """Of all its files: the digest that the builder's signature is for."""
+    base_sha256: str | None
+    """Of the open model under the adapter."""
+    serving: dict[str, str] = {}
+    """How vLLM held it when it was measured; empty = it is not served by vLLM."""
+    builder: str
+    """Who asks."""
+    builder_key_id: str
+
+
+PromoteState = Literal["promoted", "waiting", "approved", "rejected"]
+
+
 class PromoteResult(Record):
-    """The registry entry that production reads."""
+    """The registry entry that production reads, or how far it is from there."""
 
     run_id: str
     registered_model: str
     version: str
-    alias: str
+    alias: str | None
+    """None = it was not moved."""
     candidate: str
     decision_run_id: str
+    state: PromoteState = "promoted"
+    """waiting: for approvals; the alias was not moved · approved, rejected: one person's
+    signature was put on file."""
+    approval_run_id: str | None = None
+    """Run with the request and all signatures; None = the tier demands none. So the next."""
+    request: ApprovalRequest | None = None
+    approved_by: dict[str, str] = {}
+    """Role -> who signed for it."""
+    missing: tuple[str, ...] = ()
+    """Roles that nobody has signed for."""
+    not_counted: tuple[str, ...] = ()
+    """Signatures on file that do not count, and why."""
+    anchor: str | None = None
+    """Artifact that signs the audit trail up to this promotion; None = there was no key."""
 
 
 class PlannedStage(Record):
@@ -278,10 +536,12 @@ class PlannedStage(Record):
     tokens: int | None = None
     """Likely tokens of paid calls, input and output; None when nothing is paid per call."""
     usd: Decimal | None = None
-    """Likely dollars of paid calls; None when nothing is paid per call."""
+    """Likely dollars of paid calls, or of the machine that trains; None when neither is priced."""
     usd_low: Decimal | None = None
     usd_high: Decimal | None = None
     hours: float | None = None
+    estimate: TrainingEstimate | None = None
+    """Of a training."""
     note: str = ""
 
 

@@ -2,28 +2,86 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.core.candidate import Baseline, Candidate, JudgeModel, Own, Rent
+from pipelines.core.model_shape import ModelShape
 from pipelines.core.records import Outcome, Record
 from pipelines.core.workload import DataSource, Name, Share, Workload
 
 VLLM_MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM 0.32 accepts for `--max-lora-rank`."""
+AUTO_RANKS = {2_000_000: 16, 20_000_000: 32, math.inf: 128}
+"""Fewer scored tokens than this -> rank. A rule of thumb: an adapter keeps about two bits a
+parameter, and an 8B model's has 42 million of them at rank 16."""
+RSLORA_FROM = 64
 BATCH_H = 24
 """Hours within which providers answer a batch."""
+
+
+class Acknowledgement(Record):
+    """Somebody has read a licence and takes responsibility for training under it."""
+
+    licence: str
+    """Name of a file in configs/licences/."""
+    by: str = Field(pattern=r"\S")
+    """Who: a person, or a role with a name behind it."""
+    why: str = Field(pattern=r"\S")
+    """What makes it right: a written permission, an exception of the terms, no commercial use."""
+
+
+class SplitConfig(Record):
+    """Which rows are kept back to validate the training; the rows of one group stay together."""
+
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the rows."""
+    by: Literal["hash", "time"] = "hash"
+    """`hash`: a group's digest decides. `time`: the newest rows, by `answered_at`."""
+    group: str | None = None
+    """Key of the rows' metadata that names a group; None = the row's `group`, else its first
+    question, so that a conversation and its continuation stay together."""
+    stratify: str | None = None
+    """`answer`, for answers that are labels, or a key of the metadata: each of its values gives the
+    same share."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _time_has_no_strata(self) -> Self:
+        if self.by == "time" and self.stratify is not None:
+            raise ValueError("by: time takes the newest rows, whatever they hold: no `stratify`")
+        return self
 
 
 class PrepareConfig(Record):
     """Which rows to train on."""
 
     train: DataSource
-    near_copy: Share = 0.8
-    """Rows whose character 5-grams overlap this much (Jaccard) are copies of one another."""
+    split: SplitConfig = SplitConfig()
+    acknowledge: tuple[Acknowledgement, ...] = ()
+    """Licences whose conditions somebody answers for; without, they refuse the training."""
+    require_licence: bool = False
+    """Refuse rows of which nobody says what they may be used for."""
+    near_copy: float = Field(default=0.8, ge=0.1, le=1)
+    """Rows whose pieces of characters (three, or five of long texts) overlap this much (Jaccard)
+    are copies of one another."""
+    near_duplicates: Literal["keep", "drop"] = "keep"
+    """Training rows that are near-copies of one before them and have the same answer. Verbatim
+    repetitions and copies of eval items are always dropped."""
+    noise: Literal["off", "drop", "relabel"] = "off"
+    """Rows whose answer is probably wrong: outvoted by the same request, unreadable, a refusal, or
+    a label that rows like it do not have. `relabel`: a clear answer is written instead."""
+    personal_data: Literal["off", "report", "mask"] | None = None
+    """E-mail addresses, telephone, card, account and identity numbers and the like in the training
+    rows; `mask` puts `<EMAIL_1>` in their place. None = `mask` where the workload's tier is
+    confidential or restricted, else `off`."""
+    name_model: Path | None = None
+    """Folder of a spaCy pipeline that finds names and places, too; None = they are not looked
+    for."""
 
 
 class BaseModelRef(Record):
@@ -35,6 +93,8 @@ class BaseModelRef(Record):
     revision: str | None = None
     """Commit of the hub repository, so that the same study means the same weights."""
     path: Path | None = None
+    licence: str | None = None
+    """Of the weights; None = told by the hub's name, see configs/licences/."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -47,16 +107,77 @@ class LoraConfig(Record):
     """The adapter."""
 
     rank: int
+    """A study may say `auto`: by the tokens that are learned from; then this is the highest rank
+    that may come out, until the rows are counted."""
+    auto: bool = False
+    """True when the study says `rank: auto`."""
     alpha: float = Field(gt=0)
     dropout: Share = 0.0
     rslora: bool = False
-    """Scale by alpha / sqrt(rank); worth it from rank 64 on."""
+    """Scale by alpha / sqrt(rank); worth it from rank 64 on, where `auto` turns it on."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the layers that are adapted."""
+    init: str = "default"
+    """How the adapter begins, by peft's name. Those that change the base, as `pissa` does, are
+    refused: vLLM does not serve them."""
+    dora: bool = False
+    """Weight-decomposed LoRA; vLLM serves it merged only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rank_by_the_data(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cast(dict[str, Any], value)
+        if fields.get("rank") != "auto":
+            return fields
+        return {**fields, "rank": max(AUTO_RANKS.values()), "auto": True}
+
+    def for_tokens(self, n_scored: int) -> LoraConfig:
+        """The adapter for rows with so many scored tokens; itself unless its rank is `auto`."""
+        if not self.auto:
+            return self
+        rank = next(rank for most, rank in AUTO_RANKS.items() if n_scored < most)
+        more = {"rank": rank, "auto": False, "rslora": self.rslora or rank >= RSLORA_FROM}
+        return self.model_copy(update=more)
 
     @model_validator(mode="after")
     def _vllm_accepts_rank(self) -> Self:
         if self.rank not in VLLM_MAX_RANKS:
             raise ValueError(f"rank {self.rank}: vLLM serves only {VLLM_MAX_RANKS}")
         return self
+
+
+class SearchConfig(Record):
+    """Settings of the training to try: all combinations, an empty list keeps the preset's value.
+
+    The best is the one with the lowest loss on training rows that are held out; the eval set has
+    no say.
+    """
+
+    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    rank: tuple[int, ...] = ()
+    epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    seeds: int = Field(default=1, gt=0)
+    """Trainings of each setting. Settings are compared by their mean, and the adapter is that of
+    the first seed: the luckiest of several seeds would promise too much."""
+    validation_share: float = Field(default=0.1, gt=0, le=0.5)
+    """Of the training rows; rows with the same question are held out together."""
+
+    @model_validator(mode="after")
+    def _vllm_accepts_ranks(self) -> Self:
+        if wrong := [rank for rank in self.rank if rank not in VLLM_MAX_RANKS]:
+            raise ValueError(f"rank {wrong[0]}: vLLM serves only {VLLM_MAX_RANKS}")
+        return self
+
+
+def _policy(given: object) -> object:
+    return {True: "full", False: "none"}[given] if isinstance(given, bool) else given
+
+
+GradientCheckpointing = Annotated[
+    Literal["auto", "none", "selective", "full"], BeforeValidator(_policy)
+]
 
 
 class FinetuneConfig(Record):
@@ -70,22 +191,86 @@ class FinetuneConfig(Record):
     batch_size: int = Field(gt=0)
     """Rows per optimiser step."""
     micro_batch_size: int | None = Field(default=None, gt=0)
-    """Rows per forward pass; None = batch_size. Lower it when memory is short."""
+    """Rows per forward pass at most; None = as many as `micro_batch_tokens` holds."""
+    packing: bool = True
+    """Rows lie behind one another in a forward pass, each seeing itself alone; false = one row per
+    forward pass."""
+    micro_batch_tokens: int | None = Field(default=None, gt=0)
+    """Tokens per forward pass at most, if no row is longer; None = 8,192 on a GPU, 2,048 on a
+    CPU. Lower it when memory is short."""
     warmup_share: Share = 0.05
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: Share = 0.0
     max_tokens_per_row: int = Field(default=1024, gt=0)
     """Longer rows are refused, never cut in silence."""
-    quantization: Literal["none", "nf4"] = "none"
-    """`nf4`: QLoRA, the frozen base in 4 bits (bitsandbytes)."""
-    gradient_checkpointing: bool = False
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """`nf4`: QLoRA, the frozen base in 4 bits; `int8`: in 8 bits (bitsandbytes)."""
+    gradient_checkpointing: GradientCheckpointing = "none"
+    """Layers whose activations are computed again in the backward pass, to save memory: all, every
+    second one (`selective`), or none, which is fastest. true and false mean full and none; `auto`
+    takes the fastest that is estimated to fit the GPU."""
     checkpoints: int = Field(default=4, gt=0)
-    """How often the training state is saved, to resume after a kill."""
+    """How often the training state is saved, to resume after a kill; with validation rows, their
+    loss is measured as often and the adapter with the lowest is kept."""
+    patience: int | None = Field(default=None, gt=0)
+    """Training ends when the validation loss has not fallen so many times in a row; None = never
+    before the last epoch."""
     seed: int = 0
     chat_template_options: dict[str, bool] = {}
     """Passed to the chat template in training and in serving, e.g. `enable_thinking: false`."""
+    loss: Literal["last", "all"] = "last"
+    """Which answers of a conversation are learned: the last one, or those of all assistant turns.
+    The end of a turn is learned with it."""
+    chat_template: Name | None = None
+    """File in pipelines/training/templates/ that prints what the base's own template prints and
+    marks the assistant's turns; None = the base's own is good enough."""
+    shape: ModelShape | None = None
+    """Sizes of the base, for an estimate before it is on the disk; its config.json goes first."""
+    hardware: Name | None = None
+    """File in configs/hardware/ that the estimate of time, memory and dollars is for; None = this
+    machine, which has no price."""
     instructions: str | None = None
     """System prompt of the training rows and of the tuned model; None = the workload's."""
+    launcher: Literal["local", "torchrun", "ray"] = "local"
+    """`local`: in this process. `torchrun`: in several of this machine. `ray`: in several of the
+    cluster at $RAY_ADDRESS, or of this machine when there is none."""
+    n_processes: int = Field(default=1, gt=0)
+    """Of `torchrun` or `ray`; they share `batch_size` and, on GPUs, have one each."""
+    n_retries: int = Field(default=2, ge=0)
+    """How often processes that died are started again; they go on from the last checkpoint."""
+    shared_dir: Path | None = None
+    """Folder that all machines of the cluster see, for rows, checkpoints and the adapter; None = a
+    folder of this machine."""
+    search: SearchConfig | None = None
+    """Settings to try; None = train once with those above."""
+
+    @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> Self:
+        if self.launcher == "local" and self.n_processes > 1:
+            raise ValueError(f"n_processes {self.n_processes} needs launcher: torchrun or ray")
+        if self.n_processes > self.batch_size:
+            raise ValueError(
+                f"n_processes {self.n_processes} share batch_size {self.batch_size}: "
+                "some would have no row"
+            )
+        return self
+
+
+class ParityConfig(Record):
+    """When the served model counts as the one that was trained; asked before any score is believed.
+
+    Both defaults are for weights in bf16. Where both sides compute in fp32, a hundredth counts.
+    """
+
+    n_prompts: int = Field(default=4, gt=0)
+    """Training prompts that are put to both, chosen by their digests."""
+    max_new_tokens: int = Field(default=16, gt=0)
+    """Tokens of each answer that are compared."""
+    tie_nats: float = Field(default=0.25, ge=0)
+    """The served model may say another token where the trained one gives the two log-probabilities
+    that are no further apart. 0.25 = two steps of bf16 for a logit between 16 and 32."""
+    shift_nats: float = Field(default=0.1, gt=0)
+    """Most by which the log-probabilities of the answers' tokens may differ, on average."""
 
 
 class ServeConfig(Record):
@@ -99,6 +284,7 @@ class ServeConfig(Record):
     """GPU only: share of the memory that vLLM takes."""
     cpu_kv_cache_gib: int = Field(default=1, gt=0)
     """CPU only: memory for the key-value cache."""
+    parity: ParityConfig = ParityConfig()
 
 
 class Grading(Record):

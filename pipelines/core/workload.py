@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from pipelines.core.hardware import Figure
 from pipelines.core.own_costs import OwnCosts
 from pipelines.core.records import Record
 from pipelines.core.traffic import NamedProfile, Timestamps, times_s
+from pipelines.core.usage_log import GroupedBy
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 """Lower case, digits, dash, underscore: MLflow model names allow no `/ : . %` nor quotes."""
 Share = Annotated[float, Field(ge=0, le=1)]
+Tier = Literal["public", "internal", "confidential", "restricted"]
+TIERS: Mapping[Tier, str] = {
+    "public": "anybody may read it",
+    "internal": "everybody in the company may",
+    "confidential": "few may: customers' data, contracts, personal data",
+    "restricted": "it must not leave the company: health, secrets, what law or contract forbids",
+}
+
+
+def _known_tier(value: object) -> object:
+    if isinstance(value, str) and value in TIERS:
+        return value
+    said = "\n".join(f"    {name:<13} {meaning}" for name, meaning in TIERS.items())
+    raise ValueError(f"it decides which endpoints may see the data; write one of\n{said}\n   ")
+
+
+KnownTier = Annotated[Tier, BeforeValidator(_known_tier)]
+
+MLFLOW_TRACES, MLFLOW_DATASET = "mlflow:", "mlflow-dataset:"
+"""Begin a path that is a name in the tracking store: of an experiment, of a data set."""
+
+
+class LoggedCalls(Record):
+    """Which calls of a log become training rows."""
+
+    workload: str | None = None
+    """As `audit` names it; None = all calls."""
+    by: GroupedBy | None = None
+    """What names a workload; None = the first that a call has."""
 
 
 class DataSource(Record):
-    """Rows of one split: chat JSON Lines or CSV from a file, else a data set from the hub."""
+    """Rows of one split: a file, logged calls, rows of the tracking store, or a set of the hub."""
 
     path: str
-    """`.jsonl` or `.csv`, or what `format` reads. A path that begins with `$NAME/` starts in the
-    folder which that environment variable names; where it is unset, the hub is asked."""
+    """`.jsonl`, `.csv` or `.parquet`, or what `format` reads; with `calls`, a file, folder or
+    pattern of logs, or `mlflow:EXPERIMENT`; or `mlflow-dataset:NAME`. A path that begins with
+    `$NAME/` starts in the folder which that environment variable names; where it is unset, the hub
+    is asked."""
     format: str | None = None
     """How a public set lies on disk: a file in pipelines/data/formats/."""
     split: str | None = None
     """Which of the format's splits."""
     text: str | None = None
-    """The column that becomes the user's turn; needed for CSV and hub. A JSON Lines file without
-    it holds conversations."""
+    """The column that becomes the user's turn; needed for CSV and hub. A JSON Lines or Parquet file
+    without it holds conversations."""
     target: str | None = None
     """The column that becomes the answer; in JSON Lines it may be an object."""
     hub: str | None = None
@@ -37,6 +70,26 @@ class DataSource(Record):
     hub_split: str | None = None
     hub_target: str | None = None
     """The hub's name for the target column, where it differs."""
+    calls: LoggedCalls | None = None
+    """`{}` or more: the path holds logged calls, in a format that `audit` reads."""
+    licence: str | None = None
+    """Of rows that state none: SPDX id, or a provider's terms. See configs/licences/."""
+    answered_by: str | None = None
+    """The model that wrote the answers of rows that do not say so."""
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the rows lie in the tracking store."""
+        return self.path.startswith((MLFLOW_TRACES, MLFLOW_DATASET))
+
+    @model_validator(mode="after")
+    def _logs_know_their_columns(self) -> Self:
+        logged = self.calls is not None or self.is_tracked
+        if logged and (self.format or self.text or self.target or self.hub):
+            raise ValueError("logs know their columns: leave out format, text, target and hub")
+        if self.calls is not None and self.path.startswith(MLFLOW_DATASET):
+            raise ValueError("an MLflow data set holds rows, not calls: leave out `calls`")
+        return self
 
     @model_validator(mode="after")
     def _format_or_columns(self) -> Self:
@@ -155,6 +208,8 @@ class Workload(Record):
 
     name: Name
     title: str
+    tier: KnownTier = Field(default=cast(Tier, None), validate_default=True)
+    """How far the data may travel; configs/policies/egress.yaml says which endpoints see it."""
     eval_set: DataSource
     instructions: str
     """System prompt for a model that was not tuned on the workload."""

@@ -25,6 +25,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pydantic import BaseModel
 
 import pipelines
@@ -32,6 +33,8 @@ from pipelines.core.errors import MissingRunError, UserError
 from pipelines.core.paths import MLRUNS, ROOT
 from pipelines.core.progress import say
 from pipelines.core.records import Record
+from pipelines.governance import egress
+from pipelines.governance.egress import Gate
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 RESULT_FILE = "result.json"
@@ -40,13 +43,18 @@ BATCH = 500
 """MLflow's REST interface takes at most 1,000 metrics a call."""
 
 
-def connect(uri: str | None = None) -> None:
+def connect(uri: str | None = None, gate: Gate | None = None) -> None:
     """Point MLflow at `uri`, else at $MLFLOW_TRACKING_URI, else at mlruns/mlflow.db.
 
     MLflow >= 3.13 refuses a plain ./mlruns file store, hence SQLite.
 
+    Args:
+        uri: of a database or a server.
+        gate: of the study whose rows and traces will be written there; None = none are.
+
     Raises:
         UserError: the server does not answer, or the database cannot be used.
+        Refused: the study's data must not go there.
     """
     # MLflow reports each migration of a new database, and pip problems nobody asked about.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -57,6 +65,7 @@ def connect(uri: str | None = None) -> None:
     if not uri:
         MLRUNS.mkdir(exist_ok=True)
         uri = f"sqlite:///{MLRUNS / 'mlflow.db'}"
+    egress.check_tracking(uri, gate)
     # Fail in seconds, not after minutes of retries, when nobody listens there.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -197,7 +206,12 @@ class StageRun:
 
 @contextmanager
 def open_run(
-    stage: Stage, *, data_sha256: str, inputs: Mapping[str, str], description: str
+    stage: Stage,
+    *,
+    data_sha256: str,
+    inputs: Mapping[str, str],
+    description: str,
+    parent: str | None = None,
 ) -> Generator[StageRun]:
     """Open the stage's run, or the one that a kill or a failure left behind.
 
@@ -206,6 +220,7 @@ def open_run(
         data_sha256: digest of the rows it works on.
         inputs: stage name -> id of the run that was read; become `input.*` tags (the lineage).
         description: Markdown for the UI.
+        parent: id of the run under which the UI shows this one; None = it stands for itself.
 
     Raises:
         UserError: another process runs the same stage at this moment.
@@ -223,6 +238,7 @@ def open_run(
             "freehold_version": pipelines.__version__,
             NOTE_TAG: description,
             **({"candidate": stage.candidate} if stage.candidate else {}),
+            **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}),
             **{f"input.{name}": run_id for name, run_id in inputs.items()},
         }
         cut = _search(stage, "attributes.status != 'FINISHED'")
@@ -302,6 +318,11 @@ def set_experiment_note(workload: str, text: str) -> None:
     """Markdown on top of the workload's page in the UI."""
     client = MlflowClient()
     client.set_experiment_tag(_experiment(client, workload), NOTE_TAG, text)
+
+
+def is_sqlite() -> bool:
+    """True when the store is a database file of this machine."""
+    return _sqlite_folder() is not None
 
 
 def work_root() -> Path:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model, prepare_model_for_kbit_training
+from peft import get_peft_model
 from safetensors import SafetensorError
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    Trainer,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -32,14 +33,21 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipelines.core.errors import UserError
+from pipelines.core.errors import DivergedError, UserError
 from pipelines.core.progress import progress, say
 from pipelines.core.records import TrainingRow
 from pipelines.core.study import FinetuneConfig
+from pipelines.training import fused_lora, scored_loss
 from pipelines.training.chat_rows import IGNORED, encode
+from pipelines.training.packing import Packer, steps
+from pipelines.training.step_trainer import EVAL_SECONDS, StepTrainer
 
 N_LOG_POINTS = 50
 """Points of the loss curve in MLflow."""
+MICRO_BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
+"""Tokens of a forward pass where the study says nothing; with fewer, a GPU waits."""
+RECOMPUTE_EVERY = {"selective": 2, "full": 1}
+"""Of how many layers one is computed again in the backward pass."""
 Log = Callable[[Mapping[str, float], int], None]
 """Called with figures and the optimiser step while training runs."""
 
@@ -56,6 +64,14 @@ class Trained:
     tokens_per_s: float
     train_s: float
     peak_memory_gib: float
+    docs_per_step: float
+    """Rows that an optimiser step learned from, on average."""
+    base_eval_loss: float | None = None
+    """Loss on the validation rows before the first step; None = there were none."""
+    eval_loss: float | None = None
+    """Loss of the adapter that is kept, the lowest that was measured."""
+    best_step: int | None = None
+    """Step after which the adapter was as it is kept."""
 
 
 def train(
@@ -65,75 +81,83 @@ def train(
     instructions: str,
     work_dir: Path,
     log: Log,
+    validation: Sequence[TrainingRow] = (),
 ) -> Trained:
-    """Train an adapter on all linear layers; goes on from the last checkpoint in `work_dir`.
+    """Train an adapter; goes on from the last checkpoint in `work_dir`.
+
+    Under torchrun or Ray each process calls this; the first one alone writes and logs.
+
+    Args:
+        base_dir: the model's folder.
+        rows: what is learned.
+        config: how.
+        instructions: system prompt of each row; "" = none.
+        work_dir: for checkpoints and the adapter.
+        log: called while training runs.
+        validation: rows to measure the loss on; the adapter with the lowest is kept.
 
     Raises:
         DataError: rows are longer than allowed.
-        UserError: the disk is full.
+        UserError: the disk is full, or training diverged.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     set_seed(config.seed)
     tokenizer: Any = AutoTokenizer.from_pretrained(base_dir)
-    data = encode(
-        rows,
-        tokenizer,
-        instructions=instructions,
-        max_tokens=config.max_tokens_per_row,
-        template_options=config.chat_template_options,
+    data, held_out = (
+        encode(
+            part,
+            tokenizer,
+            instructions=instructions,
+            max_tokens=config.max_tokens_per_row,
+            template_options=config.chat_template_options,
+            loss=config.loss,
+            chat_template=config.chat_template,
+        )
+        for part in (rows, validation)
     )
-    model = _with_adapter(_load_base(base_dir, config), config)
-    micro_batch = config.micro_batch_size or config.batch_size
-    accumulation = max(1, round(config.batch_size / micro_batch))
-    n_steps = math.ceil(math.ceil(len(data) / (micro_batch * accumulation)) * config.epochs)
-    checkpoints = work_dir / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=n_steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(config.warmup_share * n_steps),
-        weight_decay=config.weight_decay,
-        label_smoothing_factor=config.label_smoothing,
-        max_grad_norm=1.0,
-        gradient_checkpointing=config.gradient_checkpointing,
-        bf16=_dtype() is torch.bfloat16,
-        use_cpu=not torch.cuda.is_available(),
-        # Batches of similar length: half of a randomly filled batch is padding.
-        train_sampling_strategy="group_by_length",
-        include_num_input_tokens_seen="non_padding",
-        save_steps=math.ceil(n_steps / config.checkpoints),
-        save_total_limit=2,
-        logging_steps=max(1, n_steps // N_LOG_POINTS),
-        logging_nan_inf_filter=False,
-        seed=config.seed,
-        data_seed=config.seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to=[],
+    planned = steps(len(data), config.batch_size, config.epochs, config.seed)
+    arguments = _arguments(config, len(planned), work_dir / "checkpoints", bool(held_out))
+    first = arguments.process_index == 0
+    base = _load_base(base_dir, config, arguments.device)
+    longest = max(len(row["input_ids"]) for row in (*data, *held_out))
+    packed = _make_fast(base, longest, tell=first)
+    model = _with_adapter(base, config, tell=first)
+    packer = Packer(
+        config.micro_batch_tokens or MICRO_BATCH_TOKENS[arguments.device.type],
+        config.micro_batch_size if config.packing and packed else 1,
+        arguments.process_index,
+        arguments.world_size,
     )
-    resume = _last_checkpoint(checkpoints)
-    if resume:
+    resume = _last_checkpoint(work_dir / "checkpoints", clean=first)
+    if resume and first:
         say(f"finetune: going on from {resume.name}")
-    with progress("finetune: training", n_steps, "steps") as advance:
-        watch = _Watch(log, advance)
-        trainer = Trainer(
+    arguments.eval_on_start = bool(held_out) and resume is None
+    shown = progress("finetune: training", len(planned), "steps")
+    with shown if first else nullcontext(_quietly) as advance:
+        watch = _Watch(log, advance, config.patience)
+        trainer = StepTrainer(
             model=model,
             args=arguments,
-            train_dataset=data,  # pyright: ignore[reportArgumentType]
-            data_collator=_Collator(tokenizer.pad_token_id or tokenizer.eos_token_id),
+            rows=data,
+            planned=planned,
+            packer=packer,
+            packed=packed,
+            validation=held_out,
             callbacks=[watch],
         )
-        trainer.remove_callback(_printer(trainer))
+        trainer.remove_callback(PrinterCallback)
+        adapter_dir = work_dir / "adapter"
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-            adapter_dir = _save(model, work_dir / "adapter", config.preset)
+            if first:
+                _save(model, adapter_dir, config.preset)
+            trainer.accelerator.wait_for_everyone()
         except (OSError, SafetensorError, RuntimeError) as error:
             raise _disk_error(error, work_dir) or error from None
+    measured = _measured(trainer.state)
+    best_step = min(filter(None, measured), key=measured.__getitem__, default=None)
+    n_steps = trainer.state.global_step
     return Trained(
         adapter_dir=adapter_dir,
         adapter_sha256=file_sha256(adapter_dir / "adapter_model.safetensors"),
@@ -143,7 +167,58 @@ def train(
         tokens_per_s=watch.tokens / watch.seconds if watch.seconds else 0.0,
         train_s=watch.seconds,
         peak_memory_gib=_peak_memory_gib(),
+        docs_per_step=sum(map(len, planned[:n_steps])) / n_steps,
+        base_eval_loss=measured.get(0),
+        eval_loss=None if best_step is None else measured[best_step],
+        best_step=best_step,
     )
+
+
+def _arguments(
+    config: FinetuneConfig, n_steps: int, checkpoints: Path, evaluated: bool
+) -> TrainingArguments:
+    """Of one process; also brings up its GPU and the group of processes."""
+    every = math.ceil(n_steps / config.checkpoints)
+    recompute = RECOMPUTE_EVERY.get(config.gradient_checkpointing)
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=n_steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(config.warmup_share * n_steps),
+        weight_decay=config.weight_decay,
+        label_smoothing_factor=config.label_smoothing,
+        max_grad_norm=1.0,
+        gradient_checkpointing=recompute is not None,
+        gradient_checkpointing_kwargs=(
+            None if recompute is None else {"use_reentrant": False, "every_n_layers": recompute}
+        ),
+        # Fused layers compute in the base's type; peft's own need autocast to do so.
+        bf16=_dtype() is torch.bfloat16 and not _is_plain(config),
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if evaluated else "no",
+        eval_steps=every if evaluated else None,
+        load_best_model_at_end=evaluated,
+        metric_for_best_model="eval_loss" if evaluated else None,
+        greater_is_better=False if evaluated else None,
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=max(1, n_steps // N_LOG_POINTS),
+        logging_nan_inf_filter=False,
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def _quietly(*_: Any, **__: Any) -> None:
+    """No progress: another process shows it."""
 
 
 def file_sha256(path: Path) -> str:
@@ -158,63 +233,77 @@ def _dtype() -> torch.dtype:
     return torch.bfloat16 if cuda else torch.float32
 
 
-def _load_base(base_dir: Path, config: FinetuneConfig) -> Any:
-    quantization = None
-    if config.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
+def _is_plain(config: FinetuneConfig) -> bool:
+    """True when the adapter is one that `fused_lora` computes."""
+    return config.lora.dropout == 0 and not config.lora.dora
+
+
+def _load_base(base_dir: Path, config: FinetuneConfig, device: torch.device) -> Any:
+    """The frozen model, quantised if asked for, on its device."""
+    quantization = {
+        "none": None,
+        "int8": BitsAndBytesConfig(load_in_8bit=True),
+        "nf4": BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
+            bnb_4bit_compute_dtype=_dtype(),
+        ),
+    }[config.quantization]
     model: Any = AutoModelForCausalLM.from_pretrained(
-        base_dir, dtype=_dtype(), quantization_config=quantization, use_safetensors=True
+        base_dir,
+        dtype=_dtype(),
+        quantization_config=quantization,
+        use_safetensors=True,
+        device_map={"": device} if device.type == "cuda" else None,
     )
-    if quantization is not None:
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=config.gradient_checkpointing
-        )
-        for module in model.modules():
-            if type(module).__name__ == "Linear4bit":
-                # With it, gradients after an eval pass are 95 % wrong on AVX512_BF16 processors.
-                module.support_avx512bf16_for_cpu = False
+    fused_lora.guard_quantized(model)
+    # It says with each layer that it computes in 16 bits.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    model.requires_grad_(False)
+    model.config.use_cache = False
     return model
 
 
-def _with_adapter(base: Any, config: FinetuneConfig) -> Any:
-    base.config.use_cache = False
-    return get_peft_model(
+def _make_fast(base: Any, longest: int, *, tell: bool) -> bool:
+    """Let the model read packs and score answers alone; False, and said so, where that is wrong."""
+    if reason := scored_loss.why_not_packed(base, longest):
+        if tell:
+            say(f"finetune: one row per forward pass, which is slower: {reason}")
+        return False
+    scored_loss.read_packs(base)
+    return True
+
+
+def _with_adapter(base: Any, config: FinetuneConfig, *, tell: bool) -> Any:
+    lora = config.lora
+    if lora.dora and tell:
+        say("finetune: vLLM refuses DoRA adapters: this one can be served merged only")
+    model = get_peft_model(
         base,
         PeftLoraConfig(
             task_type="CAUSAL_LM",
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,  # pyright: ignore[reportArgumentType]
-            lora_dropout=config.lora.dropout,
-            use_rslora=config.lora.rslora,
-            target_modules="all-linear",
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=lora.dropout,
+            use_rslora=lora.rslora,
+            use_dora=lora.dora,
+            target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+            init_lora_weights=True if lora.init == "default" else lora.init,  # pyright: ignore[reportArgumentType]
         ),
     )
-
-
-class _Collator:
-    """Pad a batch on the right."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.fill = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORED}
-
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Int[Tensor, "batch longest_row"] for each key."""
-        return {
-            key: pad_sequence([torch.tensor(row[key]) for row in rows], True, fill)
-            for key, fill in self.fill.items()
-        }
+    if _is_plain(config):
+        fused_lora.fuse(model)
+    elif tell:
+        say("finetune: dropout and DoRA take peft's own layers, which are slower and keep more")
+    return model
 
 
 class _Watch(TrainerCallback):
     """Passes loss, learning rate, speed and memory on while training runs."""
 
-    def __init__(self, log: Log, advance: Callable[..., None]) -> None:
-        self.log, self.advance = log, advance
+    def __init__(self, log: Log, advance: Callable[..., None], patience: int | None) -> None:
+        self.log, self.advance, self.patience = log, advance, patience
         self.loss = math.nan
         self.tokens, self.seconds = 0, 0.0
         self._tokens_before = 0
@@ -233,6 +322,13 @@ class _Watch(TrainerCallback):
         shown = {} if math.isnan(self.loss) else {"loss": f"{self.loss:.3f}"}
         self.advance(1, **shown)
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        losses = [loss for step, loss in _measured(state).items() if step]
+        if self.patience and losses and len(losses) - losses.index(min(losses)) > self.patience:
+            control.should_training_stop = True
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -241,6 +337,10 @@ class _Watch(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        if logs and "eval_loss" in logs:
+            self._at += logs[EVAL_SECONDS]
+            if state.is_world_process_zero:
+                self.log({"eval/loss": logs["eval_loss"]}, state.global_step)
         if not logs or "loss" not in logs:
             return
         now, seen = time.perf_counter(), int(state.num_input_tokens_seen)
@@ -250,7 +350,7 @@ class _Watch(TrainerCallback):
         self.seconds += seconds
         self.loss = logs["loss"]
         if not math.isfinite(self.loss):
-            raise UserError(
+            raise DivergedError(
                 f"training diverged at step {state.global_step}: the loss is {self.loss}. "
                 "Lower finetune.learning_rate"
             )
@@ -261,23 +361,26 @@ class _Watch(TrainerCallback):
             "train/tokens_per_s": tokens / seconds,
             "train/peak_memory_gib": _peak_memory_gib(),
         }
-        self.log(figures, state.global_step)
+        if state.is_world_process_zero:
+            self.log(figures, state.global_step)
 
 
-def _printer(trainer: Trainer) -> type[TrainerCallback]:
-    """The callback that prints dictionaries to stdout."""
-    found = [type(c) for c in trainer.callback_handler.callbacks if "Printer" in type(c).__name__]
-    return found[0] if found else TrainerCallback
+def _measured(state: TrainerState) -> dict[int, float]:
+    """Step -> loss on the validation rows, in the order of the steps."""
+    return {
+        int(line["step"]): line["eval_loss"] for line in state.log_history if "eval_loss" in line
+    }
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
+def _last_checkpoint(folder: Path, *, clean: bool) -> Path | None:
     """Newest complete checkpoint. trainer_state.json is written last: without it, a kill came."""
     complete: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         try:
             step = json.loads((path / "trainer_state.json").read_text())["global_step"]
         except (OSError, ValueError, KeyError):
-            shutil.rmtree(path, ignore_errors=True)
+            if clean:
+                shutil.rmtree(path, ignore_errors=True)
             continue
         complete.append((step, path))
     return max(complete)[1] if complete else None

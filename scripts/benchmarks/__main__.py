@@ -12,17 +12,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-NAMES = ("evaluate", "economics", "governance", "decide")
+NAMES = ("evaluate", "economics", "finetune", "governance", "prepare", "decide")
+ON_REQUEST = ("finetune_gpu",)
+"""Run only when named: they need a machine that not everybody has."""
+KNOWN = NAMES + ON_REQUEST
 
 
 def main() -> int:
     """Exit code 0 when every bar holds."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(KNOWN)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    if unknown := set(args.names) - set(NAMES):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
+    if unknown := set(args.names) - set(KNOWN):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(KNOWN)}")
     sys.path.insert(0, str(Path(__file__).parent))
     rows: dict[str, list[dict[str, Any]]] = {
         name: importlib.import_module(name).run() for name in args.names or NAMES
