@@ -93,10 +93,11 @@ def empty_store(run_folder: Path) -> Path:
 
 
 @pytest.fixture
-def store_uri(empty_store: Path, tmp_path: Path) -> str:
-    """URI of a fresh MLflow store, connected."""
+def store_uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of a fresh MLflow store, connected; beside it a fresh audit trail."""
     from pipelines.tracking import store
 
+    monkeypatch.setenv("FREEHOLD_TRAIL", str(tmp_path / "trail.jsonl"))
     (tmp_path / "mlruns").mkdir()
     shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
@@ -182,6 +183,7 @@ def small_study(tmp_path: Path) -> Path:
 workload:
   name: small
   title: Small study
+  tier: public
   eval_set: {{path: {tmp_path}/eval.jsonl}}
   instructions: "Name the intent: refund, delivery or login."
   metrics: {{accuracy: {{metric: exact_match}}}}

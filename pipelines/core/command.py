@@ -8,19 +8,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
+from pipelines.core import offline
 from pipelines.core.config import load_study
 from pipelines.core.errors import FreeholdError
 from pipelines.core.progress import say
 from pipelines.core.records import Record
-from pipelines.core.results import Plan
+from pipelines.core.results import Plan, PromoteResult
 from pipelines.core.study import Study
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
+WAITING = 5
+"""Exit code when all is done but what people have to do: nothing failed, nothing is finished."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Options:
     tracking_uri: str | None
     dry_run: bool
     json: bool
+    own: argparse.Namespace = field(default_factory=argparse.Namespace)
+    """The command's own flags."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def main(
     show: Callable[[Record], str],
     argv: Sequence[str] | None = None,
     mode: Mode | None = None,
+    add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
     """Run one command.
 
@@ -61,9 +67,11 @@ def main(
         show: turns the stage's record into the text for a person.
         argv: None = the process's own.
         mode: what a flag of its own makes the command do instead.
+        add_flags: adds the command's own flags, which `stage` finds in `options.own`.
 
     Returns:
-        0 done; 2 something for the user to fix; 4 refused; 130 interrupted. Our own bugs raise.
+        0 done; 2 something for the user to fix; 4 refused; 5 waiting for people; 130 interrupted.
+        Our own bugs raise.
     """
     parser, name = _parser(doc, argv)
     parser.add_argument("study", type=Path, help="YAML file, such as configs/quickstart.yaml")
@@ -81,8 +89,11 @@ def main(
             f"--{mode.flag}", dest="mode", nargs="?", const=mode.choices[0], choices=mode.choices,
             help=mode.help,
         )  # fmt: skip
+    if add_flags is not None:
+        add_flags(parser)
     args = parser.parse_args(argv)
-    options = Options(args.study, args.tracking_uri, args.dry_run, args.json)
+    offline.apply(args.offline)
+    options = Options(args.study, args.tracking_uri, args.dry_run, args.json, args)
 
     def work() -> tuple[Record, Callable[[Record], str]]:
         study = load_study(args.study, args.overrides)
@@ -116,6 +127,7 @@ def without_study(
     add_flags(parser)
     _shared_flags(parser)
     args = parser.parse_args(argv)
+    offline.apply(args.offline)
     return _run(name, lambda: (work(args), show), args.json)
 
 
@@ -134,6 +146,10 @@ def _shared_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri", metavar="URI",
         help="MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--offline", action="store_true",
+        help=f"no call leaves for the internet, whatever the study says (as {offline.SWITCH}=1)",
     )  # fmt: skip
 
 
@@ -155,7 +171,8 @@ def _run(
             text = plan_table(record) if isinstance(record, Plan) else show(record)
         out.write(text.rstrip("\n") + "\n")
         out.flush()
-        return 0
+        waiting = isinstance(record, PromoteResult) and record.state == "waiting"
+        return WAITING if waiting else 0
     except FreeholdError as error:
         say(f"{name}: {error}")
         return error.exit_code

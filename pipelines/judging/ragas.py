@@ -16,12 +16,12 @@ import importlib
 import inspect
 import json
 import math
-import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationInfo, field_validator
 
+from pipelines.core import offline
 from pipelines.core.errors import ConfigError
 from pipelines.core.records import Message, Record
 from pipelines.judging import AskJudge, Item, Judgement
@@ -120,7 +120,7 @@ async def judge(ask: AskJudge, item: Item, **params: JsonValue) -> Judgement:
 
 def _published(metric: str) -> Any:
     """The class of a metric in ragas."""
-    os.environ["RAGAS_DO_NOT_TRACK"] = "true"  # read at its first event, kept from then on
+    offline.apply()  # ragas reads its variable at its first event
     try:
         base = importlib.import_module("ragas.llms.base")
         metrics = importlib.import_module("ragas.metrics.collections")

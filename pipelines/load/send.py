@@ -19,8 +19,9 @@ import aiohttp
 from aiohttp.tracing import TraceRequestChunkSentParams
 
 from pipelines import providers
-from pipelines.core.errors import ProviderError
+from pipelines.core.errors import FreeholdError, ProviderError
 from pipelines.core.records import Record, Usage
+from pipelines.governance.egress import Gate, open_client
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint, openai_compatible
 from pipelines.providers.http import Caller, Events, Handle, StreamReader, server_sent_events
 
@@ -96,12 +97,14 @@ class _OneTry(Caller):
         reader = StreamReader(model or str(body.get("model", "")))
         try:
             return await self._attempt(url, headers, body, noting, events, reader, 1, None, 0)
+        except FreeholdError:
+            raise
         except Exception as error:  # a rate limit and a broken stream have types of their own
             raise ProviderError(self._shown(str(error))) from None
 
 
 @asynccontextmanager
-async def connected(endpoint: Endpoint, provider: str) -> AsyncGenerator[Ask]:
+async def connected(gate: Gate, who: str, endpoint: Endpoint, provider: str) -> AsyncGenerator[Ask]:
     """A provider without a limit on open requests, whose requests have clocks.
 
     What speaks the OpenAI protocol is asked once, and each piece of an answer is timed. The other
@@ -109,17 +112,21 @@ async def connected(endpoint: Endpoint, provider: str) -> AsyncGenerator[Ask]:
     latency, and there are no gaps between pieces.
 
     Args:
+        gate: asked before every request.
+        who: the candidate, in words.
         endpoint: where; its `max_attempts` and `concurrency` are not used.
         provider: a file in pipelines/providers/.
 
     Raises:
         ConfigError: no such provider, or its key is not set.
+        Refused: the policy says no.
     """
     unlimited = endpoint.model_copy(update={"max_attempts": 1, "concurrency": 1_000_000})
     trace = aiohttp.TraceConfig()
     trace.on_request_chunk_sent.append(_note_sent)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S), trace_configs=[trace]
+    url = providers.address(provider, endpoint.base_url)
+    async with open_client(
+        gate, who, url, traces=[trace], limit=0, keepalive_timeout=KEEP_S
     ) as client:
         connect = providers.load(provider)
         if provider == "openai_compatible":

@@ -1,7 +1,8 @@
 """Where answers come from. To add a provider, add one file here.
 
 `providers/acme.py` with an async context manager `connect(spec, client) -> Ask` makes
-`provider: acme` valid in a candidate. The file name is the registration.
+`provider: acme` valid in a candidate. The file name is the registration. The client is the gate's:
+it speaks to the endpoint of `address` and to nothing else.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pydantic import Field
 
+from pipelines.core.errors import ConfigError
 from pipelines.core.plugins import Folder
 from pipelines.core.records import Message, Outcome, Record, Usage
 
 if TYPE_CHECKING:
-    import aiohttp
+    from pipelines.governance.egress import Client
 
 FOLDER = Folder(__name__, "provider", parts=("hedge", "http", "throttle"))
 names = FOLDER.names
@@ -78,7 +80,7 @@ class Ask(Protocol):
         ...
 
 
-Connect = Callable[[Endpoint, "aiohttp.ClientSession"], AbstractAsyncContextManager[Ask]]
+Connect = Callable[[Endpoint, "Client"], AbstractAsyncContextManager[Ask]]
 
 
 def tier_field(name: str) -> str | None:
@@ -87,6 +89,23 @@ def tier_field(name: str) -> str | None:
     None where the API has none; a dot leads into an object.
     """
     return getattr(FOLDER.load(name), "SERVICE_TIER", None)
+
+
+def address(name: str, base_url: str | None) -> str:
+    """Where `pipelines.providers.<name>` speaks to.
+
+    Args:
+        name: of the provider.
+        base_url: the candidate's; None = the provider's public address.
+
+    Raises:
+        ConfigError: the provider has no public address, and none was given.
+    """
+    module = FOLDER.load(name)
+    if url := base_url or getattr(module, "PUBLIC_URL", None):
+        return str(url)
+    form = getattr(module, "ADDRESS", "https://HOST/v1")
+    raise ConfigError(f"the candidate has no base_url; with {name} it looks like {form}")
 
 
 def tells_logprobs(name: str) -> bool:

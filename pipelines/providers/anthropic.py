@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
-
 from pipelines.core.records import Usage
+from pipelines.governance.egress import Client
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
 from pipelines.providers.http import Caller, StreamReader, api_key, error_event, usage_of
 
@@ -17,7 +16,7 @@ API_VERSION = "2023-06-01"
 
 
 @asynccontextmanager
-async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
+async def connect(endpoint: Endpoint, client: Client) -> AsyncGenerator[Ask]:
     """Speak to `endpoint`."""
     url = f"{(endpoint.base_url or PUBLIC_URL).rstrip('/')}/v1/messages"
     headers = {"anthropic-version": API_VERSION, "x-api-key": api_key(endpoint) or ""}

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import aiohttp
-
+from pipelines.governance.egress import Client
 from pipelines.providers import Ask, Endpoint
 from pipelines.providers.http import Caller, api_key, own_address
 from pipelines.providers.openai_compatible import chat
 
+ADDRESS = "https://NAME.openai.azure.com/openai/v1"
 SERVICE_TIER = "service_tier"
 LOGPROBS = True
 
 
 @asynccontextmanager
-async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
+async def connect(endpoint: Endpoint, client: Client) -> AsyncGenerator[Ask]:
     """Speak to `endpoint`."""
-    base_url = own_address(endpoint, "https://NAME.openai.azure.com/openai/v1")
+    base_url = own_address(endpoint, ADDRESS)
     headers = {"api-key": api_key(endpoint) or ""}
     yield chat(Caller(client, endpoint), base_url, headers, "max_completion_tokens")

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import aiohttp
 
 from pipelines.core.records import Usage
+from pipelines.governance.egress import Client
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
 from pipelines.providers.http import (
     Caller,
@@ -32,15 +33,16 @@ N_PRELUDE = 12
 """Bytes before a message's headers: its length, its headers' length, a checksum of the two."""
 N_CHECKSUM = 4
 MAX_MESSAGE_BYTES = 1 << 24
+ADDRESS = "https://bedrock-runtime.REGION.amazonaws.com"
 SERVICE_TIER = "serviceTier.type"
 STRING = 7
 """The type of a header whose value is text."""
 
 
 @asynccontextmanager
-async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
+async def connect(endpoint: Endpoint, client: Client) -> AsyncGenerator[Ask]:
     """Speak to `endpoint`."""
-    base_url = own_address(endpoint, "https://bedrock-runtime.REGION.amazonaws.com")
+    base_url = own_address(endpoint, ADDRESS)
     headers = bearer(endpoint)
     caller = Caller(client, endpoint)
 

@@ -10,10 +10,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
-
 from pipelines.core.errors import ProviderError
 from pipelines.core.records import Message, Usage
+from pipelines.governance.egress import Client
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
 from pipelines.providers.http import (
     Caller,
@@ -32,7 +31,7 @@ ROLES = {"user": "user", "assistant": "model"}
 
 
 @asynccontextmanager
-async def connect(endpoint: Endpoint, client: aiohttp.ClientSession) -> AsyncGenerator[Ask]:
+async def connect(endpoint: Endpoint, client: Client) -> AsyncGenerator[Ask]:
     """Speak to `endpoint`."""
     base_url = (endpoint.base_url or PUBLIC_URL).rstrip("/")
     headers = {"x-goog-api-key": api_key(endpoint) or ""}

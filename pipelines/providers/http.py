@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from pipelines.core.errors import ConfigError, ProviderError
 from pipelines.core.records import Outcome, Usage
+from pipelines.governance.egress import Client
 from pipelines.providers import Completion, Endpoint
 from pipelines.providers.throttle import Throttle
 
@@ -178,7 +179,7 @@ async def server_sent_events(answer: aiohttp.ClientResponse) -> AsyncIterator[di
 class Caller:
     """Calls of one provider: its slots, its retries, its clock."""
 
-    def __init__(self, client: aiohttp.ClientSession, endpoint: Endpoint) -> None:
+    def __init__(self, client: Client, endpoint: Endpoint) -> None:
         """Speak to `endpoint` through `client`."""
         self.client = client
         self.endpoint = endpoint
@@ -265,9 +266,9 @@ class Caller:
         n_broken_off: int,
     ) -> Completion:
         started_at_s, start = time.time(), time.perf_counter()
-        timeout = aiohttp.ClientTimeout(total=self.endpoint.timeout_s)
+        timeout_s = self.endpoint.timeout_s
         try:
-            async with self.client.post(url, json=body, headers=headers, timeout=timeout) as answer:
+            async with self.client.post(url, body, headers, timeout_s) as answer:
                 if answer.status != 200:
                     raise _refusal(answer.status, answer.headers, await _beginning(answer))
                 reader.began = True

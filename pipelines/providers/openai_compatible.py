@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
-
 from pipelines.core.records import Usage
+from pipelines.governance.egress import Client
 from pipelines.providers import Ask, ChatRequest, Completion, Endpoint
 from pipelines.providers.http import (
     Caller,
@@ -27,7 +26,7 @@ LOGPROBS = True
 
 @asynccontextmanager
 async def connect(
-    endpoint: Endpoint, client: aiohttp.ClientSession, caller: type[Caller] = Caller
+    endpoint: Endpoint, client: Client, caller: type[Caller] = Caller
 ) -> AsyncGenerator[Ask]:
     """Speak to `endpoint`; `caller` makes the calls."""
     base_url = (endpoint.base_url or PUBLIC_URL).rstrip("/")

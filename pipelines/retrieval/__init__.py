@@ -10,6 +10,7 @@ from pipelines.core.errors import DataError
 from pipelines.core.records import Example, Passage, Record
 from pipelines.core.results import RetrieverResult
 from pipelines.core.workload import Retrieval, RetrievalMethod
+from pipelines.governance.egress import Gate
 from pipelines.retrieval.measures import measure
 from pipelines.statistics.intervals import estimate
 
@@ -50,7 +51,11 @@ def gold_of(example: Example, known: frozenset[str]) -> tuple[str, ...]:
 
 
 def retrieve(
-    examples: Sequence[Example], passages: Sequence[Passage], config: Retrieval, folder: Path
+    examples: Sequence[Example],
+    passages: Sequence[Passage],
+    config: Retrieval,
+    folder: Path,
+    gate: Gate | None = None,
 ) -> tuple[list[Example], list[RetrieverResult], list[Ranking]]:
     """Each example with the passages of the study's method; figures and rankings of all methods.
 
@@ -59,6 +64,7 @@ def retrieve(
         passages: what is searched.
         config: method, number of passages, embedder.
         folder: where the store is kept between runs.
+        gate: of the workload; needed where the embedder is an endpoint.
 
     Raises:
         DataError: gold ids that name no passage.
@@ -68,7 +74,7 @@ def retrieve(
     by_id = {passage.id: passage for passage in passages}
     gold = {e.id: gold_of(e, frozenset(by_id)) for e in examples}
     questions = [e.messages[-1].content for e in examples]
-    store = open_store(passages, passages_sha256(passages), config.embedder, folder)
+    store = open_store(passages, passages_sha256(passages), config.embedder, folder, gate)
     rankings: list[Ranking] = []
     results: list[RetrieverResult] = []
     chosen: dict[str, tuple[str, ...]] = {}

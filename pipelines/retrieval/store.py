@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from pipelines.core.records import Passage
 from pipelines.core.workload import Embedder, RetrievalMethod
+from pipelines.governance.egress import Gate
 from pipelines.retrieval.embedder import embed
 
 TABLE = "passages"
@@ -36,9 +37,10 @@ class Search(NamedTuple):
 class PassageStore:
     """Passages that can be searched."""
 
-    def __init__(self, table: Any, embedder: Embedder, n_passages: int) -> None:
+    def __init__(self, table: Any, embedder: Embedder, n_passages: int, gate: Gate | None) -> None:
         """Made by `open_store`."""
         self._table, self._embedder, self._n_passages = table, embedder, n_passages
+        self._gate = gate
 
     def search(self, question: str, method: RetrievalMethod, k: int) -> list[str]:
         """Ids of at most k passages, best first.
@@ -72,7 +74,7 @@ class PassageStore:
         return [row["id"] for row in query.limit(k).to_list()]
 
     def _embeddings(self, question: str, k: int) -> list[str]:
-        vector = embed([question], self._embedder)[0]
+        vector = embed([question], self._embedder, self._gate)[0]
         query = self._table.search(vector).distance_type("cosine").select(["id", "_distance"])
         return [row["id"] for row in query.limit(k).to_list()]
 
@@ -87,7 +89,11 @@ def fuse(rankings: Sequence[Sequence[str]]) -> list[str]:
 
 
 def open_store(
-    passages: Sequence[Passage], sha256: str, embedder: Embedder, folder: Path
+    passages: Sequence[Passage],
+    sha256: str,
+    embedder: Embedder,
+    folder: Path,
+    gate: Gate | None = None,
 ) -> PassageStore:
     """The store of exactly these passages and this embedder in `folder`; built when it is new.
 
@@ -96,6 +102,7 @@ def open_store(
         sha256: their digest.
         embedder: makes the vectors.
         folder: parent of all stores.
+        gate: of the workload; needed where the embedder is an endpoint.
     """
     os.environ.setdefault("LANCE_LOG", "error")  # it warns of each table that it is about to make
     import lancedb
@@ -112,7 +119,7 @@ def open_store(
             rows = [
                 {"id": passage.id, "text": text, "vector": vector}
                 for passage, text, vector in zip(
-                    passages, texts, embed(texts, embedder), strict=True
+                    passages, texts, embed(texts, embedder, gate), strict=True
                 )
             ]
             table: Any = lancedb.connect(staging).create_table(TABLE, data=rows)
@@ -124,4 +131,4 @@ def open_store(
                     raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    return PassageStore(lancedb.connect(path).open_table(TABLE), embedder, len(passages))
+    return PassageStore(lancedb.connect(path).open_table(TABLE), embedder, len(passages), gate)

@@ -19,12 +19,14 @@ from aiohttp import web
 
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Message, Usage
+from pipelines.governance.egress import Gate
 from pipelines.load.measures import latency_s, tpot_s
 from pipelines.load.send import Exchange, connected, send
 from pipelines.providers import ChatRequest, Endpoint
 from tests.conftest import Handler, scripted_server, sse
 
 pytestmark = pytest.mark.alone
+GATE = Gate("test", "public")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ async def sending(handler: Handler, **endpoint: Any) -> AsyncGenerator[Any]:
     """`send` bound to a scripted server."""
     async with scripted_server("/chat/completions", handler) as url:
         where = Endpoint(base_url=url, **endpoint)
-        async with connected(where, "openai_compatible") as ask:
+        async with connected(GATE, "test", where, "openai_compatible") as ask:
             yield lambda requests, due: send(ask, requests, due, step=7)
 
 
@@ -163,7 +165,7 @@ def test_an_answer_that_breaks_off_or_never_comes_is_an_error() -> None:
 def test_no_server_is_an_error_of_each_request() -> None:
     async def run() -> list[Exchange]:
         where = Endpoint(base_url="http://127.0.0.1:9")
-        async with connected(where, "openai_compatible") as ask:
+        async with connected(GATE, "test", where, "openai_compatible") as ask:
             return await send(ask, [("x", question())], [0.0])
 
     [only] = asyncio.run(run())
@@ -207,7 +209,7 @@ def test_another_protocol_is_asked_through_its_provider(monkeypatch: pytest.Monk
     async def run() -> list[Exchange]:
         async with scripted_server("/v1/messages", claude) as url:
             where = Endpoint(base_url=url, api_key_env="LOAD_TEST_KEY")
-            async with connected(where, "anthropic") as ask:
+            async with connected(GATE, "test", where, "anthropic") as ask:
                 return await send(ask, [("x", question())], [0.1])
 
     [only] = asyncio.run(run())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import aiohttp
 import pytest
 
 from pipelines import providers
 from pipelines.core.records import Message
+from pipelines.governance.egress import Gate, open_client
 from pipelines.providers import ChatRequest, Completion, Endpoint
 from tests.conftest import Handler, scripted_server
 
+GATE = Gate("test", "public")
 KEY = "sk-0123456789-secret"
 REQUEST = ChatRequest(
     model="m",
@@ -51,9 +52,10 @@ def ask(
     """Ask a scripted server that answers at `base` + `route`; `base` ends the base URL."""
 
     async def go() -> Completion:
-        async with scripted_server(base + route, handler) as url, aiohttp.ClientSession() as client:
-            where = Endpoint(**{"base_url": url + base, "timeout_s": 2, **more})
-            async with providers.load(provider)(where, client) as send:
-                return await send(request)
+        async with scripted_server(base + route, handler) as url:
+            async with open_client(GATE, "test", url) as client:
+                where = Endpoint(**{"base_url": url + base, "timeout_s": 2, **more})
+                async with providers.load(provider)(where, client) as send:
+                    return await send(request)
 
     return asyncio.run(go())

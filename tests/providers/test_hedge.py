@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from pipelines import providers
 from pipelines.core.errors import ProviderError
 from pipelines.core.records import Usage
+from pipelines.governance.egress import open_client
 from pipelines.providers import Completion, Endpoint
 from pipelines.providers.hedge import hedged
 from tests.conftest import scripted_server, sse
-from tests.providers.conftest import REQUEST
+from tests.providers.conftest import GATE, REQUEST
 
 
 def ask(delays_s: Sequence[float], statuses: Sequence[int] = (200, 200)) -> tuple[Completion, int]:
@@ -36,7 +36,7 @@ def ask(delays_s: Sequence[float], statuses: Sequence[int] = (200, 200)) -> tupl
     async def go() -> Completion:
         connect = providers.load("openai_compatible")
         async with scripted_server("/v1/chat/completions", handler) as url:
-            async with aiohttp.ClientSession() as client:
+            async with open_client(GATE, "test", url) as client:
                 async with connect(Endpoint(base_url=f"{url}/v1", max_attempts=1), client) as send:
                     return await hedged(send, after_s=0.2)(REQUEST)
 

@@ -16,6 +16,7 @@ from pipelines.core.prompt import question_in, with_passages
 from pipelines.core.records import Example, Message, Passage
 from pipelines.core.workload import Embedder, Retrieval
 from pipelines.data import passages as passages_of
+from pipelines.governance.egress import Gate
 from pipelines.retrieval import embedder, passages_sha256, retrieve
 from pipelines.retrieval.embedder import embed
 from pipelines.retrieval.measures import measure
@@ -105,7 +106,7 @@ def test_embeddings_have_length_one_and_a_dead_endpoint_is_one_clear_error() -> 
     full, cut = embed(["cat " * 900, "cat " * 254 + "dog " * 900], Embedder())
     assert full == pytest.approx(cut, abs=1e-6)
     with pytest.raises(UserError, match=r"embedder http://127\.0\.0\.1:9/v1/embeddings"):
-        embed(["x"], Embedder(base_url="http://127.0.0.1:9/v1"))
+        embed(["x"], Embedder(base_url="http://127.0.0.1:9/v1"), Gate("test", "public"))
 
 
 @pytest.mark.parametrize(
