@@ -44,7 +44,10 @@ PLANNED_START_S = 40.0
 
 def benchmark(study: Study, options: Options) -> Record:
     """Measure every candidate that is not done yet."""
+    from pipelines.evaluation.connect import check_allowed
+
     names = _chosen(study)
+    check_allowed(study, names)
     prepared = prepare(study, options)
     upstream = prepared
     if _need_adapter(study, names):

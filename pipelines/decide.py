@@ -97,6 +97,7 @@ def decide(study: Study, options: Options) -> Record:
     from pipelines.evaluation.evidence import answered, confidence_from, evidence
     from pipelines.evaluation.judge_figures import Calibration
     from pipelines.reports import answers, html, terminal
+    from pipelines.tracking import audit
 
     prepared = store.load_result(evaluated.prepare_run_id, PrepareResult)
     calibrated = evaluated.calibration_run_id
@@ -149,6 +150,15 @@ def decide(study: Study, options: Options) -> Record:
         run.describe(note)
         store.set_experiment_note(workload.name, note)
         run.save_result(decision)
+        audit.note(
+            "decision",
+            workload=workload.name,
+            tier=workload.tier,
+            decide_run=run.run_id,
+            decision_sha256=decision.sha256,
+            verdict=decision.verdict,
+            chosen=decision.chosen,
+        )
     return decision
 
 

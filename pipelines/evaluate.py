@@ -205,12 +205,14 @@ def check(study: Study) -> PriceBook:
         ConfigError: an unknown metric or provider, a metric whose parameters do not fit or that
             cannot be the quality, a missing key or price.
         DataError: the eval set is absent or wrong.
+        Refused: the study's data must not go to one of its models.
     """
     from pipelines import judging, metrics, providers
     from pipelines.data import sources
-    from pipelines.evaluation import asked, grading, recorded
+    from pipelines.evaluation import asked, connect, grading, recorded
     from pipelines.serving.vllm_server import check_installed
 
+    connect.check_allowed(study)
     for spec in study.workload.metrics.values():
         if spec.judges:
             judging.load(spec.metric)

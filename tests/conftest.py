@@ -76,6 +76,14 @@ def turn(request: pytest.FixtureRequest, run_folder: Path) -> Generator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trail(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The audit trail of this run, away from that of the project."""
+    path = tmp_path_factory.mktemp("trail") / "trail.jsonl"
+    os.environ["FREEHOLD_TRAIL"] = str(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def empty_store(run_folder: Path) -> Path:
     """A migrated, empty MLflow database; making one takes 4-8 s, copying it nothing."""

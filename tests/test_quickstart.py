@@ -101,7 +101,13 @@ def test_a_killed_study_goes_on_and_does_no_stage_twice(
     assert "nothing changed" in said[2], "the finished training was done again"
     names = sorted(r.info.run_name for r in runs())
     assert names == sorted(
-        ["prepare", "finetune", "decide", *(f"evaluate {name}" for name in decision.candidates)]
+        [
+            "prepare",
+            "finetune",
+            "parity",
+            "decide",
+            *(f"evaluate {name}" for name in decision.candidates),
+        ]
     )
     assert {r.info.status for r in runs()} == {"FINISHED"}
 

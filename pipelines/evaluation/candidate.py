@@ -32,6 +32,7 @@ from pipelines.evaluation.judges import Judged, judge_answers
 from pipelines.evaluation.runner import Answers
 from pipelines.evaluation.scores import ScoreBook
 from pipelines.evaluation.summary import describe, figures, summarise
+from pipelines.governance.egress import gate_of
 from pipelines.providers import ChatRequest
 from pipelines.serving import candidate_server
 from pipelines.serving.vllm_server import BASE, TUNED
@@ -152,12 +153,13 @@ _Respond = Callable[[Answers], Awaitable[None]]
 async def _asking(job: Job, journal: Journal, n_before: int) -> AsyncGenerator[_Respond]:
     """The candidate, ready to be asked part by part; `n_before` items are done already."""
     candidate, config, examples = job.candidate, job.study.evaluate, job.work.examples
+    gate = gate_of(job.study.workload)
     paid = None if candidate.simulated else job.price
     terms = asked.terms_of(candidate).as_sent
     train = reader_of(job.work.prepared.run_id, TRAIN_FILE, TrainingRow)
     async with (
         candidate_server.serve(candidate, examples, train, job.work.vllm) as url,
-        connected(candidate, url, config) as ask,
+        connected(gate, f"candidate {job.name}", candidate, url, config) as ask,
     ):
         label = f"evaluate: {job.name}{' (simulated)' if candidate.simulated else ''}"
         with progress(label, len(examples), "items") as advance:

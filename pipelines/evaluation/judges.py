@@ -25,6 +25,7 @@ from pipelines.evaluation.connect import connected
 from pipelines.evaluation.job import Job, Work, judge_journal_path, used
 from pipelines.evaluation.journal import Journal
 from pipelines.evaluation.runner import Answers, ask_once
+from pipelines.governance.egress import gate_of
 from pipelines.judging import AskJudge, Item, Judgement, Method, needs_rival
 from pipelines.providers import Ask, ChatRequest
 from pipelines.serving import candidate_server
@@ -271,6 +272,7 @@ async def judge_answers(job: Job, answers: Answers) -> Judged:
 async def connected_judge(work: Work, stage: Stage, name: str) -> AsyncGenerator[Judge]:
     """A judge ready to be asked, with its journal for `stage`."""
     model, config = work.study.judges[name], work.study.evaluate
+    gate = gate_of(work.study.workload)
     price = None
     if isinstance(model, Rent) and not model.simulated:
         price = work.prices.token_price(model.price)
@@ -278,7 +280,7 @@ async def connected_judge(work: Work, stage: Stage, name: str) -> AsyncGenerator
     with Journal(judge_journal_path(stage, name)) as journal:
         async with (
             candidate_server.serve_judge(model, work.vllm) as url,
-            connected(model, url, config) as ask,
+            connected(gate, f"judge {name}", model, url, config) as ask,
         ):
             served = model.model if isinstance(model, Rent) else own_name
             yield Judge(name, model, served, ask, journal, work.budget, price, config)

@@ -32,6 +32,7 @@ from pipelines.economics.token_cost import usd_of_call
 from pipelines.evaluation import asked
 from pipelines.evaluation.job import reader_of, rows_of
 from pipelines.evaluation.recorded import file_sha256
+from pipelines.governance.egress import gate_of
 from pipelines.load import arrivals, measures, search
 from pipelines.load.search import Capacity
 from pipelines.load.send import Exchange, connected, send
@@ -91,7 +92,9 @@ def stage_of(
         "load": config.model_dump(mode="json", exclude={"candidates", "rent", "budget_usd"}),
         "timeout_s": study.evaluate.timeout_s,
         "serving": _serving(candidate, tuned),
-        "serve": study.serve.model_dump(mode="json", exclude={"port", "startup_timeout_s"}),
+        "serve": study.serve.model_dump(
+            mode="json", exclude={"port", "startup_timeout_s", "parity"}
+        ),
     }
     del inputs["asked"]["concurrency"]
     if not isinstance(candidate, Rent):
@@ -219,9 +222,10 @@ def _measured(job: LoadJob) -> tuple[_Load, Capacity]:
             timeout_s=study.evaluate.timeout_s,
         )
         provider = paid.provider if paid else "openai_compatible"
+        gate, who = gate_of(study.workload), f"candidate {job.name}"
         load = _Load(
             job=job,
-            ask=runner.run(stack.enter_async_context(connected(where, provider))),
+            ask=runner.run(stack.enter_async_context(connected(gate, who, where, provider))),
             runner=runner,
             requests=(
                 (item.id, request_of(item).model_copy(update=bare))

@@ -85,8 +85,13 @@ def verify(folder: Path, bundle: Mapping[str, Any], public_keys: Iterable[Public
     return signed
 
 
-def check_files(folder: Path) -> dict[str, Path]:
+def check_files(folder: Path, links_into: Path | None = None) -> dict[str, Path]:
     """The files of a model by name, if none of them can bring code with it.
+
+    Args:
+        folder: the model.
+        links_into: folder of files that links may lead to, such as the blobs of the hub's cache;
+            None = there may be no links.
 
     Raises:
         Refused: no files, a link or device, a file type that is not plain data, or a config that
@@ -97,7 +102,7 @@ def check_files(folder: Path) -> dict[str, Path]:
     for parent, folders, names in os.walk(root, onerror=_unreadable):
         for path in (Path(parent, name) for name in [*folders, *names]):
             where = f"{shown(folder)}: {path.relative_to(root).as_posix()!r}"
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            if not _is_plain(path, links_into):
                 raise Refused(f"{where} is a link or a device; a model must be plain files")
             if path.is_dir():
                 continue
@@ -110,6 +115,13 @@ def check_files(folder: Path) -> dict[str, Path]:
     if not files:
         raise Refused(f"{shown(folder)}: there is no model: the folder is absent or empty")
     return dict(sorted(files.items(), key=lambda item: PurePosixPath(item[0])))
+
+
+def _is_plain(path: Path, links_into: Path | None) -> bool:
+    if path.is_symlink():
+        inside = links_into is not None and path.resolve().is_relative_to(links_into.resolve())
+        return inside and path.is_file()
+    return path.is_file() or path.is_dir()
 
 
 def _unreadable(error: OSError) -> None:

@@ -12,11 +12,13 @@ import yaml
 
 from pipelines.core.audit import AuditResult, TrafficShape, WorkloadSpend
 from pipelines.core.config import CONFIGS, read_yaml
+from pipelines.core.workload import TIERS
 from pipelines.economics.spend import Charge
 from pipelines.reports.names import short
 
 DAYS_PER_WEEK = 7
 BLANKS = (
+    "workload.tier",
     "workload.instructions",
     "workload.max_output_tokens",
     "workload.requirements.max_quality_loss",
@@ -67,6 +69,7 @@ def text(name: str, workload: WorkloadSpend, incumbent: Charge, result: AuditRes
         "workload:",
         f'  name: "{name}"',
         f"  title: {_quoted(workload.workload[:200])}",
+        f"  tier:  # who may read the data: {', '.join(TIERS)}",
         "  # Items with right answers, as JSON Lines of id, messages and target; make this file.",
         f"  eval_set: {{path: eval_sets/{name}/eval.jsonl}}",
         "  instructions:  # the system prompt in use today",

@@ -17,6 +17,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.core import offline
 from pipelines.core.errors import ServerError
 from pipelines.core.progress import say
 from pipelines.core.study import VLLM_MAX_RANKS, ServeConfig
@@ -103,10 +104,8 @@ def vllm_server(
         command += ["--gpu-memory-utilization", str(config.gpu_memory_share)]
     environment = {
         **os.environ,
-        "HF_HUB_OFFLINE": "1",  # the weights are on disk by now
+        **offline.CLOSED,  # the weights are on disk by now
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_DO_NOT_TRACK": "1",
     }
     log_path.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

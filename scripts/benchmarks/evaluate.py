@@ -23,6 +23,7 @@ STUDY = """
 workload:
   name: bench
   title: Benchmark
+  tier: public
   eval_set: {{path: {folder}/eval.jsonl}}
   instructions: "Answer."
   metrics: {{accuracy: {{metric: exact_match}}}}

@@ -156,6 +156,7 @@ async def timer_error_p99_s(n: int = 400) -> float:
 def load(url: str, process: Any, rate: float, n: int, seed: int, **arrivals: Any) -> list[Any]:
     """`n` requests at `rate` a second to the server at `url`; their exchanges."""
     from pipelines.core.study import Arrivals
+    from pipelines.governance.egress import Gate
     from pipelines.load.arrivals import schedule
     from pipelines.load.send import connected, send
     from pipelines.providers import Endpoint
@@ -164,7 +165,8 @@ def load(url: str, process: Any, rate: float, n: int, seed: int, **arrivals: Any
 
     async def all_of_them() -> list[Any]:
         where = Endpoint(base_url=url, timeout_s=30)
-        async with connected(where, "openai_compatible") as ask:
+        gate = Gate("benchmark", "public")
+        async with connected(gate, "benchmark", where, "openai_compatible") as ask:
             return await send(ask, [(f"item-{k}", request(k)) for k in range(n)], list(due))
 
     return asyncio.run(all_of_them())
@@ -227,13 +229,15 @@ def _frozen_at(pid: int, after_s: float) -> Generator[None]:
 
 async def _closed_loop(url: str, seconds: float, n_workers: int = 2) -> list[float]:
     """Latencies that clients see which send only when the last answer has come."""
+    from pipelines.governance.egress import Gate
     from pipelines.load.send import connected
     from pipelines.providers import Endpoint
 
     until = time.perf_counter() + seconds
     found: list[float] = []
 
-    async with connected(Endpoint(base_url=url), "openai_compatible") as ask:
+    gate, where = Gate("benchmark", "public"), Endpoint(base_url=url)
+    async with connected(gate, "benchmark", where, "openai_compatible") as ask:
 
         async def work() -> None:
             while time.perf_counter() < until:

@@ -98,6 +98,7 @@ def study_path(tmp_path: Path) -> Path:
 workload:
   name: judged
   title: Judged study
+  tier: public
   eval_set: {{path: {tmp_path}/eval.jsonl}}
   instructions: Answer.
   metrics:

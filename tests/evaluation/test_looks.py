@@ -214,6 +214,7 @@ def study_path(tmp_path: Path) -> Path:
 workload:
   name: looked-at
   title: Looked at
+  tier: public
   eval_set: {{path: {tmp_path}/eval.jsonl}}
   instructions: ""
   metrics: {{accuracy: {{metric: exact_match}}}}

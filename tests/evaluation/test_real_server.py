@@ -62,6 +62,7 @@ def study_path(tmp_path: Path) -> Path:
 workload:
   name: served
   title: Served
+  tier: public
   eval_set: {{path: {tmp_path}/eval.jsonl}}
   instructions: ""
   metrics: {{accuracy: {{metric: exact_match}}}}

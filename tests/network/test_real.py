@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 
-import aiohttp
 import pytest
 
 from pipelines import providers
@@ -14,6 +13,7 @@ from pipelines.core.config import load_study
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Message
 from pipelines.data.sources import load_eval
+from pipelines.governance.egress import Gate, open_client
 from pipelines.providers import ChatRequest, Completion, Endpoint
 
 pytestmark = pytest.mark.network
@@ -54,7 +54,8 @@ def test_each_shipped_closed_candidate_answers_and_reports_usage(name: str) -> N
 
     async def ask() -> Completion:
         where = Endpoint(base_url=base_url, api_key_env=candidate.api_key_env)
-        async with aiohttp.ClientSession() as client:
+        url = providers.address(candidate.provider, base_url)
+        async with open_client(Gate("test", "public"), name, url) as client:
             async with providers.load(candidate.provider)(where, client) as send:
                 return await send(request)
 

@@ -168,6 +168,7 @@ def test_a_written_study_loads_once_its_blanks_are_filled(tmp_path: Path) -> Non
     for key in study_file.BLANKS:
         assert key in str(caught.value)
     filled = [
+        "workload.tier=confidential",
         "workload.instructions=Name the claim.",
         "workload.max_output_tokens=16",
         "workload.requirements.max_quality_loss=0.02",

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import aiohttp
-
 from pipelines.core.candidate import StandIn
 from pipelines.core.records import Example, Message
+from pipelines.governance.egress import Gate, open_client
 from pipelines.judging import AskJudge, Item, Judgement
 from pipelines.judging.pairwise import judge as pairwise
 from pipelines.judging.rubric import judge as rubric
@@ -35,7 +34,10 @@ def served(use: Callable[[AskJudge], Awaitable[T]], *, error_rate: float = 0.0, 
     behaviour = StandIn(error_rate=error_rate, ttft_s=0.0, tokens_per_s=1e6, seed=seed)
 
     async def run() -> T:
-        async with serve("judge", behaviour) as base_url, aiohttp.ClientSession() as client:
+        async with (
+            serve("judge", behaviour) as base_url,
+            open_client(Gate("test", "public"), "judge", base_url) as client,
+        ):
             async with connect(Endpoint(base_url=base_url, timeout_s=10), client) as chat:
 
                 async def ask(messages: tuple[Message, ...]) -> str:
