@@ -31,8 +31,9 @@ from pipelines.core.candidate import Own
 from pipelines.core.command import Options
 from pipelines.core.decision import Decision
 from pipelines.core.errors import MissingRunError, Refused, UserError
-from pipelines.core.records import Record
+from pipelines.core.records import Record, TrainingRow
 from pipelines.core.results import (
+    TRAIN_FILE,
     ApprovalRequest,
     EvaluateResult,
     FinetuneResult,
@@ -121,6 +122,8 @@ def _promote(study: Study, options: Options) -> Record:
         return Plan(stages=(PlannedStage(stage="promote", state="to do", note=note),))
     key = _builder_key(options, needed=rule.demands)
     finetune_run = registry.input_of(row.evaluate_run_id, "finetune")
+    if row.kind == "own":
+        _check_licences(study, finetune_run)
     version = registry.register(
         workload,
         row.model_id,
@@ -181,6 +184,23 @@ def _promote(study: Study, options: Options) -> Record:
         run.set_tags({"candidate": chosen, "model_version": version})
         run.save_result(result)
     return result
+
+
+def _check_licences(study: Study, finetune_run: str | None) -> None:
+    """Ask the licences of the base and of the rows that it was tuned on.
+
+    Raises:
+        Refused: one needs an acknowledgement that the study does not give, or gives no longer.
+    """
+    from pipelines.data import licences
+    from pipelines.tracking import registry, store
+
+    prepare_run = registry.input_of(finetune_run, "prepare") if finetune_run else None
+    rows: list[TrainingRow] = []
+    if prepare_run is not None:
+        text = store.artifact(prepare_run, TRAIN_FILE).read_text(encoding="utf-8")
+        rows = [TrainingRow.model_validate_json(line) for line in text.splitlines()]
+    licences.check(study, rows)
 
 
 def _approved(

@@ -21,7 +21,8 @@ from pipelines import promote as command
 from pipelines.core.config import load_study
 from pipelines.core.decision import CandidateDecision, Decision
 from pipelines.core.errors import ConfigError, MissingRunError, Refused
-from pipelines.core.results import Cost, EvaluateResult, FinetuneResult
+from pipelines.core.records import Message, TrainingRow
+from pipelines.core.results import TRAIN_FILE, Cost, EvaluateResult, FinetuneResult
 from pipelines.core.study import Study
 from pipelines.evaluation import champion
 from pipelines.governance import keys, seal
@@ -63,6 +64,8 @@ class Company:
         (self.base / "model.safetensors").write_bytes(b"w" * 1000)
         self.keys = folder / "keys"
         self.n = 0
+        self.more: list[str] = []
+        self.rows: list[TrainingRow] = []
 
     def hire(self) -> Path:
         """Keys for everybody; returns the file of trusted ones."""
@@ -90,6 +93,7 @@ class Company:
             f"finetune.base={{build: null, path: {self.base}}}",
             "candidates.own-lora={kind: own, title: Ours, tuned: true, hardware: vm-2cpu}",
         ]
+        overrides += self.more
         return ["--tracking-uri", self.uri, *(f"--set={each}" for each in overrides)]
 
     @property
@@ -149,8 +153,13 @@ class Company:
 
     def _finetuned(self, adapter: Path) -> FinetuneResult:
         with open_run(
-            Stage("finetune", self.name, {"n": self.n}), data_sha256="0", inputs={}, description=""
-        ) as run:
+            Stage("prepare", self.name, {"n": self.n}), data_sha256="0", inputs={}, description=""
+        ) as prepared:
+            prepared.log_rows(TRAIN_FILE, self.rows)
+        with open_run(
+            Stage("finetune", self.name, {"n": self.n}),
+            data_sha256="0", inputs={"prepare": prepared.run_id}, description="",
+        ) as run:  # fmt: skip
             run.log_folder(adapter, "adapter")
             result = FinetuneResult(
                 run_id=run.run_id, base_name="tiny", base_sha256=weights_sha256(self.base),
@@ -401,6 +410,23 @@ def test_public_data_needs_no_keys_but_still_no_code(company: Callable[..., Comp
     files = faq.folder / "mlruns" / "artifacts" / "faq" / "models" / model_id / "artifacts"
     (files / "pytorch_model.bin").write_bytes(b"x")
     assert "'pytorch_model.bin' may run code when it is loaded" in refused(faq.load)
+
+
+def test_rows_whose_terms_nobody_answers_for_are_not_promoted(
+    company: Callable[..., Company], capsys: pytest.CaptureFixture[str]
+) -> None:
+    faq = company("terms", "public")
+    question = (Message(role="user", content="When?"), Message(role="assistant", content="Now."))
+    faq.rows = [TrainingRow(messages=question, answered_by="gpt-4o-mini")]
+    faq.decide()
+    assert faq.promote() == 4
+    said = capsys.readouterr().err
+    assert "openai-terms: " in said
+    assert "3.3(e), use of output for competing models" in said
+    assert faq.alias is None
+    faq.more = ["prepare.acknowledge=[{licence: openai-terms, by: Ada Roe, why: classifier}]"]
+    assert faq.promote() == 0
+    assert faq.alias == "1"
 
 
 def free_port() -> int:
