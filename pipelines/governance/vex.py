@@ -468,7 +468,7 @@ def gate(
 
 
 def locked(path: Path) -> dict[str, str]:
-    """Normalised name -> version of a file of `name==version` lines.
+    """Normalised name -> version of a file of `name==version` lines, with or without digests.
 
     Raises:
         DataError: it cannot be read, or a line pins nothing.
@@ -479,8 +479,8 @@ def locked(path: Path) -> dict[str, str]:
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines, start=1):
-        pin = line.partition("#")[0].partition(";")[0].strip()
-        if not pin:
+        pin = line.partition("#")[0].partition(";")[0].strip().removesuffix("\\").strip()
+        if not pin or pin.startswith("--hash="):
             continue
         name, _, version = pin.partition("==")
         if not version:

@@ -438,7 +438,6 @@ def free_port() -> int:
 @pytest.fixture
 def guarded_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
     """A real MLflow server where nobody may do anything but the administrator."""
-    pytest.importorskip("flask_wtf", reason="needs Flask-WTF, which `mlflow --app-name` wants")
     config = tmp_path / "auth.ini"
     config.write_text(
         "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"

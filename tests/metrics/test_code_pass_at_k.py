@@ -104,7 +104,6 @@ def test_an_answer_is_run_once_whatever_metrics_look_at_it(
         run("")
     except Unavailable as reason:
         pytest.skip(f"no sandbox on this machine: {reason}")
-    pytest.importorskip("bandit", reason="needs bandit")
     runs: list[object] = []
     evaluate = code_tests.evaluate
     monkeypatch.setattr(

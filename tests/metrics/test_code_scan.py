@@ -19,11 +19,6 @@ EVAL = "def f(x):\n    return eval(x)"  # B307, medium
 ASSERT = "def f(x):\n    assert x\n    return x"  # B101, low
 
 
-@pytest.fixture(autouse=True)
-def bandit() -> None:
-    pytest.importorskip("bandit", reason="needs bandit")
-
-
 @pytest.mark.parametrize(
     ("code", "low", "medium", "high"),
     [
