@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -23,7 +22,10 @@ CANDIDATES = (
     f"{{tiny-base: {{{OWN}, title: Base, tuned: false}}, "
     f"tiny-lora: {{{OWN}, title: Ours, tuned: true}}}}"
 )
-CLOSED = "{kind: rent, title: Closed, provider: openai_compatible, model: gpt-6.1-sol}"
+CLOSED = (
+    "{kind: rent, title: Closed, provider: openai_compatible, model: gpt-6.1-sol, "
+    "price: openai/gpt-6.1-sol}"
+)
 
 
 def show(text: str) -> None:
@@ -161,17 +163,11 @@ def served(company: Company) -> str:
                 break
         show(f"$ python -m pipelines.serve {STUDY} --champion\n{seen}")
         assert "serve: version 1 of support may serve" in seen
-        call = re.search(r"curl (\S+)/chat/completions.*?-d '(.*?)'\n", seen, re.S)
+        call = re.search(r"curl .*?(?=\n\n)", seen, re.S)
         assert call is not None, seen
-        body = call[2].replace("'\\''", "'")
-        headers = {"Content-Type": "application/json"}
-        if key := re.search(r"-H 'Authorization: (Bearer [^']+)'", call[0]):
-            headers["Authorization"] = key[1]
-        asked = urllib.request.Request(f"{call[1]}/chat/completions", body.encode(), headers)
-        with urllib.request.urlopen(asked, timeout=60) as reply:
-            answer = json.load(reply)["choices"][0]["message"]["content"]
-        show(f"asked: {body}\nanswer: {answer}")
-        return answer
+        code, said = company.script("bash", "-c", f"{call[0]} --silent --noproxy '*'")
+        assert code == 0
+        return str(json.loads(said)["choices"][0]["message"]["content"])
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) is not None
