@@ -2,16 +2,18 @@
 
     python -m pipelines.dossier configs/quickstart.yaml
     python -m pipelines.dossier configs/quickstart.yaml --key ci.pem --out dossier/
-    python -m pipelines.dossier configs/quickstart.yaml --advisories osv/
+    python -m pipelines.dossier configs/quickstart.yaml --advisories osv/ --out dossier/
 
 A draft of the technical documentation of Annex IV, filled from runs, bills of materials and the
 audit trail; what only a person knows is printed as owed. Not legal advice. With advisories (a local
-OSV export), known vulnerabilities are drafted as a VEX in which each waits for a person's ruling.
+OSV export), known vulnerabilities are drafted as a VEX in which each waits for a person's ruling:
+`scripts/advisories rule` signs one in the folder of --out, and the same command enters it. While
+nothing but the time has changed, the bill there keeps its date, so that rulings go on counting.
 
-Reads:  the newest `decide` run of the workload and the runs that it rests on
+Reads:  the newest `decide` run of the workload, the runs that it rests on, rulings in --out
 Writes: dossier.html, .md, .json, bom.cdx.json (and -1.7), sbom.cdx.json, perhaps vex.cdx.json, with
         --key their signatures, and result.json in one MLflow run, tag stage=dossier
-Next:   a person fills what is owed
+Next:   a person fills what is owed; scripts/advisories gate FOLDER before a release
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pipelines.core import command
 from pipelines.core.candidate import Baseline
 from pipelines.core.command import Options
 from pipelines.core.decision import Decision
-from pipelines.core.errors import MissingRunError, UserError
+from pipelines.core.errors import MissingRunError, Refused, UserError
 from pipelines.core.records import Example, Record
 from pipelines.core.results import (
     CARD_DATA,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from pipelines.governance.bom import BaseModel, Bom, DataPart, Library, Measure, Model
     from pipelines.governance.dossier import LogSummary
     from pipelines.governance.keys import PrivateKey
+    from pipelines.governance.seal import Bundle
+    from pipelines.governance.vex import Finding
 
 HTML, MARKDOWN, JSON = "dossier.html", "dossier.md", "dossier.json"
 BOM, BOM_17, SBOM, VEX = "bom.cdx.json", "bom-1.7.cdx.json", "sbom.cdx.json", "vex.cdx.json"
@@ -64,9 +68,9 @@ OWED = (
 
 def dossier(study: Study, options: Options) -> Record:
     """Gather, fill, validate, sign, log."""
-    from pipelines.governance import approval, bom, keys
-    from pipelines.governance.dossier import DossierResult, Facts, read_act
-    from pipelines.governance.dossier import dossier as filled
+    from pipelines.governance import approval, bom, keys, vex
+    from pipelines.governance.annex_iv import Facts, fill
+    from pipelines.governance.dossier import DossierResult, read_act
     from pipelines.governance.egress import gate_of
     from pipelines.reports import dossier as report
     from pipelines.tracking import registry, store
@@ -92,18 +96,23 @@ def dossier(study: Study, options: Options) -> Record:
     model = _model(study, decision, result, prepared, tuned, settings)
     libraries = bom.installed()
     at = datetime.now(UTC).replace(microsecond=0)
+    out: Path | None = getattr(options.own, "out", None)
+    since = _since(bom.model_bom(model, libraries, at, "1.6"), out, at)
     bills = {
-        BOM: bom.model_bom(model, libraries, at, "1.6"),
-        BOM_17: bom.model_bom(model, libraries, at, "1.7"),
-        SBOM: bom.software_bom(libraries, at, "1.6"),
+        BOM: bom.model_bom(model, libraries, since, "1.6"),
+        BOM_17: bom.model_bom(model, libraries, since, "1.7"),
+        SBOM: bom.software_bom(libraries, since, "1.6"),
     }
-    vulnerabilities = None
+    rulings = vex.rulings(out) if out else {}
+    vulnerabilities, problems = None, ()
     if export := getattr(options.own, "advisories", None) or os.environ.get(ADVISORIES):
-        bills[VEX], vulnerabilities = _vex(Path(export), bills[BOM], libraries, at)
+        bills[VEX], vulnerabilities, problems = _vex(
+            workload, Path(export), bills[BOM], libraries, rulings, at
+        )
     for each in bills.values():
         bom.check(each)
     champion = registry.champion(workload)
-    found = filled(
+    found = fill(
         Facts(
             study=study,
             decision=decision,
@@ -123,6 +132,7 @@ def dossier(study: Study, options: Options) -> Record:
             champion=champion.tags.get("candidate") if champion else None,
             log=_log(workload),
             vulnerabilities=vulnerabilities,
+            vulnerability_problems=problems,
             signed=key is not None,
             at=at,
         ),
@@ -133,6 +143,11 @@ def dossier(study: Study, options: Options) -> Record:
         MARKDOWN: report.markdown(found),
         JSON: found.model_dump_json(indent=2) + "\n",
         **{name: bom.text(each) for name, each in bills.items()},
+        **{
+            name: json.dumps(each) + "\n"
+            for name, each in rulings.items()
+            if not isinstance(each, Refused)
+        },
     }
     if key is not None:
         files |= _signatures(files, bills, key)
@@ -167,7 +182,7 @@ def dossier(study: Study, options: Options) -> Record:
         run.set_tags({"signed": str(key is not None).lower(), "bom": written.bom_serial})
         run.describe(report.markdown(found))
         run.save_result(written)
-    _save(files, getattr(options.own, "out", None))
+    _save(files, out)
     return written
 
 
@@ -183,7 +198,12 @@ def show(record: Record) -> str:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     parser.add_argument("--key", metavar="FILE", help="sign with this private key, or env:NAME")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write the files there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="also write the files there, and read rulings there",
+    )
     parser.add_argument(
         "--advisories", metavar="PATH", help=f"OSV export, a folder or a file (or ${ADVISORIES})"
     )
@@ -231,7 +251,7 @@ def _model(
     settings: Mapping[str, Any],
 ) -> Model:
     from pipelines.governance import bom
-    from pipelines.governance.dossier import limits_of
+    from pipelines.governance.annex_iv import limits_of
     from pipelines.training.base_identity import identity
 
     base = _base(study, tuned, settings) if result.kind == "own" else None
@@ -372,9 +392,30 @@ def _measures(study: Study, result: EvaluateResult, prepared: PrepareResult) -> 
     return tuple(found)
 
 
-def _vex(export: Path, of: Bom, libraries: Sequence[Library], at: datetime) -> tuple[Bom, str]:
-    """The draft for one bill, and its findings in words."""
+def _since(of: Bom, folder: Path | None, at: datetime) -> datetime:
+    """When the same bill was written to a folder: rulings are signed for its bytes."""
     from pipelines.governance import vex
+
+    if folder is None or not (folder / BOM).exists():
+        return at
+    earlier = vex.read_json(folder / BOM)
+    try:
+        same = earlier["serialNumber"] == of["serialNumber"]
+        return datetime.fromisoformat(earlier["metadata"]["timestamp"]) if same else at
+    except (KeyError, TypeError, ValueError):
+        return at
+
+
+def _vex(
+    workload: str,
+    export: Path,
+    of: Bom,
+    libraries: Sequence[Library],
+    rulings: Mapping[str, Bundle | Refused],
+    at: datetime,
+) -> tuple[Bom, str, tuple[str, ...]]:
+    """The VEX of one bill, its findings in words, and what of them stands in the way."""
+    from pipelines.governance import keys, vex
 
     advisories = vex.read_osv(export)
     findings = vex.match(advisories, {each.name: each.version for each in libraries})
@@ -383,27 +424,58 @@ def _vex(export: Path, of: Bom, libraries: Sequence[Library], at: datetime) -> t
         libraries,
         importlib.metadata.packages_distributions(),
     )
+    draft = vex.draft(findings, of, seen, at, _first_seen(findings, workload))
+    rules, today = vex.policy(), at.date()
+    trusted = keys.trusted(keys.TRUSTED_KEYS) if rulings else ()
+    found, not_counted = vex.ruled(draft, of, rulings, trusted, rules, today)
     newest = max(each.modified for each in advisories)[:10]
-    told = "; ".join(
-        f"{each.advisory.id} in {each.advisory.package} {each.version} "
-        f"({each.advisory.severity or 'severity unknown'}, in triage)"
-        for each in findings
-    )
+    told = "; ".join(vex.words(each) for each in found["vulnerabilities"])
     words = f"advisories compared: {len(advisories):,}, up to {newest}; {told or 'none applies'}"
-    return vex.draft(findings, of, seen, at), words
+    return found, words, (*not_counted, *vex.problems(found, of, rules, today))
+
+
+def _first_seen(findings: Sequence[Finding], workload: str) -> dict[str, datetime]:
+    """Since when findings are known: the audit trail remembers it, whoever writes drafts anew."""
+    from pipelines.governance import trail, vex
+    from pipelines.tracking import audit
+
+    log = audit.trail()
+    noted: dict[str, datetime] = {}
+    for entry in trail.read(log.path):
+        if entry.kind == vex.FOUND:
+            noted.setdefault(str(entry.fields.get("finding")), datetime.fromisoformat(entry.at))
+    for ref in (each.ref for each in findings):
+        if ref not in noted:
+            entry = log.append(vex.FOUND, workload=workload, finding=ref)
+            noted[ref] = datetime.fromisoformat(entry.at)
+    return noted
 
 
 def _log(workload: str) -> LogSummary | None:
-    """What the audit trail holds; None where there is none."""
-    from pipelines.governance import trail
+    """What the audit trail holds, beside the anchors of promotions; None where there is neither."""
+    from pipelines.governance import keys, seal, trail
+    from pipelines.governance.approval import BUILDER
     from pipelines.governance.dossier import summed_up
     from pipelines.tracking import audit
 
-    path = audit.trail().path
-    if not path.exists():
+    path, anchors = audit.trail().path, audit.anchors(workload)
+    if not path.exists() and not anchors:
         return None
-    problems = trail.verify(path, (), ()).problems
-    return summed_up(path.name, trail.read(path), problems, workload)
+    # An anchor is about the past: a key that is over counts, one that leaked is listed no more.
+    known = keys.trusted(keys.TRUSTED_KEYS) if anchors else ()
+    builders = [each for each in known if BUILDER in each.roles]
+    counted: list[seal.Bundle] = []
+    not_counted: list[str] = []
+    for run_id, bundle in anchors.items():
+        try:
+            if isinstance(bundle, Refused):
+                raise bundle
+            seal.opened(bundle, builders, trail.ANCHOR)
+            counted.append(bundle)
+        except Refused as error:
+            not_counted.append(f"the anchor of promote run {run_id} does not count: {error}")
+    report = trail.verify(path, counted, builders)
+    return summed_up(path.name, trail.read(path), report, workload, len(counted), not_counted)
 
 
 def _signatures(

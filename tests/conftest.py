@@ -78,9 +78,10 @@ def turn(request: pytest.FixtureRequest, run_folder: Path) -> Generator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def trail(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The audit trail of this run, away from that of the project."""
+    """The audit trail of this run, and consents, away from those of the project."""
     path = tmp_path_factory.mktemp("trail") / "trail.jsonl"
     os.environ["FREEHOLD_TRAIL"] = str(path)
+    os.environ["FREEHOLD_CONSENTS"] = str(path.with_name("consents"))
     return path
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,12 +14,14 @@ import mlflow
 import pytest
 
 from pipelines import dossier as command
+from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, Score
-from pipelines.core.results import FinetuneResult, PrepareResult, TrainingEstimate
+from pipelines.core.results import FinetuneResult, PrepareResult, PromoteResult, TrainingEstimate
 from pipelines.data.card import Card, SourceFile
 from pipelines.data.licences import Survey
-from pipelines.governance import bom, keys, seal
+from pipelines.governance import bom, keys, seal, vex
 from pipelines.governance.dossier import NOTICE, OWED, PREDICATE_TYPE, Dossier
+from pipelines.governance.trail import Trail
 from pipelines.tracking import audit, store
 from pipelines.tracking.store import Stage, open_run
 from tests.reports.made import HOSTILE, make
@@ -126,6 +131,21 @@ class Finished:
             run.save_result(self.decision)
         audit.note("decision", workload=self.workload)
 
+    def promoted(self, key: keys.PrivateKey) -> str:
+        """What a promotion with a key leaves in the store; the id of its run."""
+        with open_run(
+            Stage("promote", self.workload, {}), data_sha256="0", inputs={}, description=""
+        ) as run:
+            run.log_text(json.dumps(audit.trail().anchor(key)), "trail-anchor.sigstore.json")
+            run.save_result(
+                PromoteResult(
+                    run_id=run.run_id, registered_model=self.workload, version="1",
+                    alias="champion", candidate="tiny-lora", decision_run_id=self.decision.run_id,
+                    anchor="trail-anchor.sigstore.json",
+                )
+            )  # fmt: skip
+        return run.run_id
+
     def write(self, *flags: str) -> int:
         return command.main([STUDY, "--tracking-uri", self.uri, SLICED, *flags])
 
@@ -152,6 +172,26 @@ def finished(
     return lambda **about: Finished(store_uri, **about)
 
 
+@pytest.fixture
+def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., keys.PrivateKey]:
+    """Makes a key pair and trusts it."""
+    today = datetime.now(UTC).date()
+    trusted = tmp_path / "trusted.yaml"
+    trusted.write_text("keys:\n")
+    monkeypatch.setattr(keys, "TRUSTED_KEYS", trusted)
+
+    def hire(name: str, *roles: str) -> keys.PrivateKey:
+        pem = keys.create(tmp_path / f"{name}.pem").public_key
+        entry = keys.TrustedKey(
+            name=name, public_key=pem, roles=roles, valid_from=today,
+            valid_until=today + timedelta(days=9),
+        )  # fmt: skip
+        trusted.write_text(trusted.read_text() + keys.as_entry(entry))
+        return keys.load(tmp_path / f"{name}.pem")
+
+    return hire
+
+
 class Page(HTMLParser):
     """Tags and text as a browser would see them."""
 
@@ -171,10 +211,16 @@ class Page(HTMLParser):
 
 
 def test_the_dossier_of_a_tuned_model_is_filled_from_its_runs(
-    finished: Callable[..., Finished], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    finished: Callable[..., Finished],
+    people: Callable[..., keys.PrivateKey],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     study = finished()
-    public = keys.create(tmp_path / "ci.pem")
+    key = people("ci", "builder")
+    public = keys.public_of(key, "ci")
+    study.promoted(key)
+    audit.note("decision", workload=study.workload)
     out = tmp_path / "out"
     flags = ("--candidate", "tiny-lora", "--key", str(tmp_path / "ci.pem"), "--out", str(out))
     assert study.write(*flags) == 0
@@ -207,7 +253,10 @@ def test_the_dossier_of_a_tuned_model_is_filled_from_its_runs(
     assert it.stamps[0].startswith("TOY")
     assert any("frontier-standin" in each for each in it.stamps)
     assert it.log is not None
-    assert it.log.kinds["decision"] == 1
+    assert it.log.kinds["decision"] == 2
+    assert study.field("2h integrity of the audit trail") == (
+        "entries 1 to 2 are as 1 signed anchors say; the 1 later ones rest on the chain alone"
+    )
 
     bill = json.loads(study.file("bom.cdx.json"))
     assert bill["metadata"]["component"]["hashes"][0]["content"] == "a" * 64
@@ -238,13 +287,19 @@ def test_the_dossier_of_a_tuned_model_is_filled_from_its_runs(
     assert study.field("2h known vulnerabilities") is None
 
 
-def test_a_rented_stand_in_a_changed_trail_and_vulnerabilities_are_told(
-    finished: Callable[..., Finished], tmp_path: Path
+def test_a_rented_stand_in_a_cut_trail_and_vulnerabilities_are_told(
+    finished: Callable[..., Finished],
+    people: Callable[..., keys.PrivateKey],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     study = finished()
+    study.promoted(people("ci", "builder"))
     path = audit.trail().path
     assert path.is_relative_to(tmp_path)
-    path.write_text(path.read_text().replace("decision", "decisiom"))
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 2
+    path.write_text(lines[0])
     osv = tmp_path / "osv.json"
     record = {"id": "PYSEC-1", "modified": "2026-11-01", "affected": [
         {"package": {"ecosystem": "PyPI", "name": "Jinja2"}, "ranges": [
@@ -272,9 +327,135 @@ def test_a_rented_stand_in_a_changed_trail_and_vulnerabilities_are_told(
     assert "hashes" not in bill["metadata"]["component"]
     assert [each["name"] for each in bill["components"] if each["type"] == "data"] == ["eval.jsonl"]
     assert it.log is not None
-    assert it.log.problems
+    [problem] = it.log.problems
+    # The finding was noted behind the cut, in the place of the anchor.
+    assert problem.endswith("after entry 1: entry 2 differs from its anchor")
+    warning = f"TRAIL: the audit trail does NOT hold: {problem}; it was cut or changed, or is not"
+    assert it.stamps[-1].startswith(warning)
+    assert f"! {warning}" in capfd.readouterr().out
+    assert study.field("2h integrity of the audit trail") == (
+        "does NOT hold beside 1 signed anchors"
+    )
     assert "does NOT hold" in Page(study.file("dossier.html")).words
     assert "does NOT hold" in study.file("dossier.md")
+
+
+def test_anchors_that_are_gone_or_not_a_builders_are_told_and_a_missing_trail_too(
+    finished: Callable[..., Finished], people: Callable[..., keys.PrivateKey]
+) -> None:
+    study = finished()
+    first = study.promoted(people("ci", "builder"))
+    path = audit.trail().path
+    whole = path.read_text()
+    held = command._log(study.workload)
+    assert held is not None
+    assert (held.n_anchors, held.anchored, held.problems) == (1, 2, ())
+    path.unlink()
+    gone = command._log(study.workload)
+    assert gone is not None
+    assert gone.problems == (
+        f"{path}: there is no trail", f"{path}: an anchor covers entry 2, which is not there",
+    )  # fmt: skip
+    path.write_text(whole.splitlines(keepends=True)[0])
+    cut = command._log(study.workload)
+    assert cut is not None
+    assert cut.problems == (f"{path}: an anchor covers entry 2, which is not there",)
+    path.write_text(whole)
+    (store.artifact(first, "trail-anchor.sigstore.json")).unlink()
+    second = study.promoted(people("eve", "risk"))
+    odd = command._log(study.workload)
+    assert odd is not None
+    assert (odd.n_anchors, odd.problems) == (0, ())
+    assert odd.anchors.startswith("covered by no signed anchor")
+    assert f"the anchor of promote run {first} does not count: run {first} has no" in odd.anchors
+    assert f"the anchor of promote run {second} does not count: signed with" in odd.anchors
+    assert "2 of the 2 anchors that the trail lists were not given" in odd.anchors
+
+
+def test_a_finding_waits_for_a_person_whose_ruling_the_next_dossier_carries(
+    finished: Callable[..., Finished],
+    people: Callable[..., keys.PrivateKey],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole way through the command line: draft, gate, ruling, gate, dossier."""
+    # One library: to look at all of them, and to validate their bills, takes seconds.
+    version = importlib.metadata.version("jinja2")
+    few = (bom.Library(name="jinja2", version=version, licence=None, requires=()),)
+    monkeypatch.setattr(bom, "installed", lambda: few)
+    monkeypatch.setattr(
+        importlib.metadata, "packages_distributions", lambda: {"jinja2": ["Jinja2"]}
+    )
+    study, out, osv = finished(), tmp_path / "out", tmp_path / "osv.json"
+    builder, _ = people("ci", "builder", "risk"), people("alice", "risk")
+    package = f"jinja2@{version}"
+    record = {"id": "PYSEC-1", "modified": "2026-11-01", "affected": [
+        {"package": {"ecosystem": "PyPI", "name": "Jinja2"}, "ranges": [
+            {"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}]}  # fmt: skip
+    osv.write_text(json.dumps(record))
+    now = datetime.now(UTC)
+    seen = now - timedelta(days=vex.policy().triage_days + 1)
+    Trail(audit.trail().path, now=lambda: seen).append(vex.FOUND, finding=f"PYSEC-1/{package}")
+
+    def write() -> str:
+        flags = ("--candidate", "tiny-lora", "--advisories", str(osv), "--out", str(out))
+        assert study.write(*flags) == 0
+        return capfd.readouterr().out
+
+    def script(name: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [str(ROOT / "scripts" / "advisories"), name, str(out), *arguments]
+        command += ["--keys", str(keys.TRUSTED_KEYS)]
+        return subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    overdue = f"PYSEC-1/{package}: nobody has ruled on it since {seen.date()}; 14 days are allowed"
+    assert f"! VULNERABILITY: {overdue}" in write()
+    bill = (out / "bom.cdx.json").read_bytes()
+    assert json.loads((out / "vex.cdx.json").read_text())["vulnerabilities"][0]["analysis"][
+        "firstIssued"
+    ] == bom.stamp(seen)
+
+    # Nobody but a person who did not build it; the gate gives every reason.
+    said = vex.Ruling(
+        advisory="PYSEC-1", package="jinja2", version=version,
+        state="false_positive", detail="trust me", role="risk", name="ci", at=now,
+        review_by=now.date(),
+    )  # fmt: skip
+    forged = out / vex.ruling_file(said)
+    seal.write(
+        seal.sign({vex.BOM_NAME: bill}, vex.RULING, said.model_dump(mode="json"), builder), forged
+    )
+    gate = script("gate")
+    told = gate.communicate()[0]
+    assert gate.returncode == 4
+    assert "advisories: 2 vulnerability problem(s)" in told
+    assert "is a builder's key" in told
+    assert overdue in told
+    forged.unlink()
+
+    ruling = script(
+        "rule", "PYSEC-1", package, "--state", "not_affected", "--justification",
+        "code_not_reachable", "--detail", "only our own templates", "--role", "risk",
+        "--review-by", str(now.date() + timedelta(days=5)), "--key", str(tmp_path / "alice.pem"),
+    )  # fmt: skip
+    assert f"PYSEC-1/{package}: not_affected, signed by alice as risk" in ruling.communicate()[0]
+    assert ruling.returncode == 0
+    gate = script("gate", "--out", str(tmp_path / "ruled.json"))
+    assert "VULNERABILITY" not in write()
+    assert "nothing stands in the way" in gate.communicate()[0]
+    assert (out / "bom.cdx.json").read_bytes() == bill, "only the time has changed"
+    assert (study.field("2h known vulnerabilities") or "").endswith(
+        "(severity unknown, not_affected, code_not_reachable, ruled by alice as risk, to be "
+        f"reviewed by {now.date() + timedelta(days=5)})"
+    )
+    for text in (study.file("vex.cdx.json"), (tmp_path / "ruled.json").read_text()):
+        [found] = json.loads(text)["vulnerabilities"]
+        assert found["analysis"]["detail"] == "only our own templates"
+    [name] = [each.name for each in out.glob(vex.RULING_FILES)]
+    assert json.loads(study.file(name)) == json.loads((out / name).read_text())
+    assert audit.trail().path.read_text().count('"kind":"vulnerability.ruled"') == 1
 
 
 def test_hostile_names_are_text_in_every_form(finished: Callable[..., Finished]) -> None:

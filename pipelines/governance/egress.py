@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,12 +38,13 @@ from pipelines.governance.zones import (
 )
 
 if TYPE_CHECKING:
+    from pipelines.governance.consent import Given, OnFile
     from pipelines.governance.trail import Trail
 
 Note = Callable[[str, Mapping[str, Any]], None]
 """Appends one line to the audit trail: its kind and its fields."""
-Approved = Callable[[str, str, Zone], bool]
-"""Whether an approval for this workload, tier and zone is on file."""
+Consents = Callable[[str, str, Zone, str], "OnFile"]
+"""What is on file for a workload, tier and zone, signed by whoever has a role."""
 KIND = "egress"
 TRAIL = "FREEHOLD_TRAIL"
 """Environment variable that names the file of the audit trail."""
@@ -56,8 +58,10 @@ def _no_note(_kind: str, _fields: Mapping[str, Any]) -> None:
     return None
 
 
-def _none_on_file(_workload: str, _tier: str, _zone: Zone) -> bool:
-    return False
+def _consents(workload: str, tier: str, zone: Zone, role: str) -> OnFile:
+    from pipelines.governance import consent  # cryptography takes its time to import
+
+    return consent.on_file(workload, tier, zone, role)
 
 
 class Gate:
@@ -69,7 +73,7 @@ class Gate:
         tier: str | None,
         *,
         table: Policy | None = None,
-        approved: Approved = _none_on_file,
+        consents: Consents | None = None,
         note: Note = _no_note,
     ) -> None:
         """Decides nothing yet.
@@ -78,13 +82,15 @@ class Gate:
             workload: whose data it is.
             tier: of the data.
             table: None = configs/policies/egress.yaml.
-            approved: asked where the table demands an approval; once for each zone.
+            consents: asked where the table demands an approval, once for each zone; None = none
+                are on file.
             note: of the audit trail. Where it raises, the call is not made.
         """
         self.workload, self.tier = workload, tier
         self._policy = table or policy.shipped()
-        self._approved, self._note = approved, note
+        self._consents, self._note = consents, note
         self._cells: dict[Zone, str] = {}
+        self._on_file: dict[Zone, OnFile] = {}
         self._refusals: dict[Zone, str | None] = {}
 
     def why_not(self, zone: Zone) -> str | None:
@@ -104,15 +110,32 @@ class Gate:
         if action == "allow":
             return None
         if action == "require_approval":
-            if self._approved(self.workload, str(self.tier), zone):
-                return None
-            return (
-                f"{cell}. It needs an approval of workload {self.workload}, tier {self.tier}, zone "
-                f"{zone}, and none is on file: have it approved, or take another endpoint"
-            )
+            return self._unapproved(cell, zone)
         allowed = [z for z in ZONES if self._policy.table.cell(self.tier, z) == "allow"]
         where = f"take a model that is {' or '.join(allowed)}" if allowed else "correct the tier"
         return f"{cell}. Leave it out, or {where}"
+
+    def _unapproved(self, cell: str, zone: Zone) -> str | None:
+        role = self._policy.table.consent
+        if role is None:
+            return f"{cell}, but nobody may consent: name a role for `consent` there"
+        others = ""
+        if self._consents is not None:
+            found = self._consents(self.workload, str(self.tier), zone, role)
+            if found.given:
+                self._on_file[zone] = found
+                return None
+            others = "".join(f"; does not count: {why}" for why in found.not_counted)
+        return (
+            f"{cell}. It needs the consent of {role} for workload {self.workload}, tier "
+            f"{self.tier}, zone {zone}, and none is on file: have it signed (scripts/consent), or "
+            f"take another endpoint{others}"
+        )
+
+    def _consent(self, origin: Origin, zone: Zone | None) -> Given | None:
+        """The consent that a call rests on; None = on none."""
+        found = self._on_file.get(zone) if zone else None
+        return found.covering(origin.host, datetime.now(UTC).date()) if found else None
 
     def demand(self, who: str, origin: Origin, zone: Zone) -> None:
         """Let a call pass.
@@ -125,7 +148,10 @@ class Gate:
         Raises:
             Refused: it may not.
         """
-        if (reason := self.why_not(zone)) is None:
+        reason = self.why_not(zone)
+        if reason is None and (found := self._on_file.get(zone)) is not None:
+            reason = found.why_not(origin.host, datetime.now(UTC).date())
+        if reason is None:
             if zone != "external" or origin.scheme == "https":
                 return
             reason = f"an external endpoint needs https; write it as {FORM}"
@@ -143,6 +169,7 @@ class Gate:
 
     def note(self, who: str, origin: Origin, zone: Zone | None, **more: Any) -> None:
         """Write a line to the audit trail: digests, no content."""
+        consent = self._consent(origin, zone)
         fields = {
             "who": who,
             "host": origin.host,
@@ -153,17 +180,18 @@ class Gate:
             "rule": self._cells.get(zone) if zone else None,
             "policy_sha256": self._policy.sha256,
             "offline": offline.is_on(),
+            **({"consent_sha256": consent.sha256} if consent else {}),
         }
         self._note(KIND, {**fields, **more})
 
 
 def gate_of(workload: Workload) -> Gate:
-    """The gate of a study's data; it writes to the audit trail."""
+    """The gate of a study's data; it reads the consents on file and writes to the audit trail."""
 
     def note(kind: str, fields: Mapping[str, Any]) -> None:
         _trail(trail_path()).append(kind, **fields)
 
-    return Gate(workload.name, workload.tier, note=note)
+    return Gate(workload.name, workload.tier, consents=_consents, note=note)
 
 
 def trail_path() -> Path:

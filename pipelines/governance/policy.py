@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from pipelines.core.config import CONFIGS, read_yaml
 from pipelines.core.errors import ConfigError
@@ -39,6 +39,15 @@ class Table(Record):
     internal: Row
     confidential: Row
     restricted: Row
+    consent: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    """Role whose signed consent `require_approval` waits for; None = nobody can give it."""
+
+    @field_validator("consent")
+    @classmethod
+    def _no_builder(cls, role: str | None) -> str | None:
+        if role == "builder":
+            raise ValueError("who builds does not consent")
+        return role
 
     def cell(self, tier: str | None, zone: str) -> Action:
         """What stands in the table; `deny` where nothing does."""
@@ -87,7 +96,8 @@ def load(path: Path = PATH) -> Policy:
     """Read a table.
 
     Raises:
-        ConfigError: a tier or a zone is missing, unknown or says something else than the actions.
+        ConfigError: a tier or a zone is missing, unknown or says something else than the actions,
+            or `consent` is no role that may consent.
     """
     try:
         return Policy(Table.model_validate(read_yaml(path)), path)
@@ -95,7 +105,8 @@ def load(path: Path = PATH) -> Policy:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(
             f"{shown(path)}: a row for each of {', '.join(TIERS)}, and in each row allow, "
-            f"require_approval or deny for {', '.join(ZONES)}\n  " + "\n  ".join(problems)
+            f"require_approval or deny for {', '.join(ZONES)}; consent: a role\n  "
+            + "\n  ".join(problems)
         ) from None
 
 

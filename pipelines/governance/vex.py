@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -31,7 +32,11 @@ from pipelines.governance.seal import Bundle
 
 PATH = CONFIGS / "policies" / "vex.yaml"
 RULING = seal.PREDICATE_PREFIX + "vex-ruling/v1"
-BOM_NAME = "bom.cdx.json"
+BOM_NAME, VEX_NAME = "bom.cdx.json", "vex.cdx.json"
+RULING_FILES = "ruling-*.sigstore.json"
+"""They lie beside the two files above."""
+FOUND, RULED = "vulnerability.found", "vulnerability.ruled"
+"""Kinds of entries of the audit trail: the first sight of a finding, and a person's ruling."""
 BUILDER = "builder"
 Severity = Literal["none", "low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("none", "low", "medium", "high", "critical")
@@ -134,6 +139,11 @@ class Finding(Record):
     """That is installed."""
 
     @property
+    def ref(self) -> str:
+        """What tells it from others."""
+        return f"{self.advisory.id}/{self.advisory.package}@{self.version}"
+
+    @property
     def words(self) -> str:
         """In one line."""
         it = self.advisory
@@ -161,6 +171,11 @@ class Ruling(Record):
     at: AwareDatetime
     review_by: date
     """Last day on which it counts."""
+
+    @property
+    def ref(self) -> str:
+        """Of the finding."""
+        return f"{self.advisory}/{self.package}@{self.version}"
 
     @model_validator(mode="after")
     def _justified(self) -> Self:
@@ -323,7 +338,7 @@ def draft(
     of: Bom,
     evidences: Mapping[str, Evidence],
     at: datetime,
-    earlier: Bom | None = None,
+    first_seen: Mapping[str, datetime] | None = None,
 ) -> Bom:
     """A VEX in which every finding waits for a person.
 
@@ -332,15 +347,11 @@ def draft(
         of: the bill of materials that they are about.
         evidences: package -> what was seen.
         at: now.
-        earlier: the draft before this one, whose dates of first sight go on counting.
+        first_seen: when each was seen for the first time, by `Finding.ref`; None = now.
     """
-    seen = {
-        each["bom-ref"]: each["analysis"]["firstIssued"]
-        for each in (earlier or {}).get("vulnerabilities", ())
-    }
     rows: list[dict[str, Any]] = []
     for each in findings:
-        it, ref = each.advisory, f"{each.advisory.id}/{each.advisory.package}@{each.version}"
+        it, ref = each.advisory, each.ref
         about = evidences.get(it.package)
         rows.append(
             {
@@ -353,7 +364,7 @@ def draft(
                 "analysis": {
                     "state": "in_triage",
                     "detail": about.words if about else "no evidence was gathered",
-                    "firstIssued": seen.get(ref, bom.stamp(at)),
+                    "firstIssued": bom.stamp(min((first_seen or {}).get(ref, at), at)),
                     "lastUpdated": bom.stamp(at),
                 },
             }
@@ -391,7 +402,7 @@ def sign_ruling(
 def ruled(
     vex: Bom,
     of: Bom,
-    bundles: Iterable[Mapping[str, Any]],
+    bundles: Mapping[str, Bundle | Refused],
     trusted: Iterable[TrustedKey],
     rules: Policy,
     on: date,
@@ -401,7 +412,7 @@ def ruled(
     Args:
         vex: from `draft`; what it says of states is not trusted.
         of: the bill of materials.
-        bundles: from `sign_ruling`; not trusted.
+        bundles: from `rulings`; not trusted.
         trusted: all trusted keys.
         rules: the policy.
         on: today, in UTC.
@@ -412,15 +423,16 @@ def ruled(
     known = tuple(trusted)
     counted: dict[str, tuple[Ruling, TrustedKey]] = {}
     refused: list[str] = []
-    for number, bundle in enumerate(bundles, start=1):
+    for name, bundle in bundles.items():
         try:
+            if isinstance(bundle, Refused):
+                raise bundle
             ruling, signer = _opened(bundle, of, known, rules, on)
         except Refused as error:
-            refused.append(f"ruling {number}: {error}")
+            refused.append(f"{name}: {error}")
             continue
-        ref = f"{ruling.advisory}/{ruling.package}@{ruling.version}"
-        if ref not in counted or counted[ref][0].at < ruling.at:
-            counted[ref] = ruling, signer
+        if ruling.ref not in counted or counted[ruling.ref][0].at < ruling.at:
+            counted[ruling.ref] = ruling, signer
     rows = [_entered(each, counted.get(each["bom-ref"])) for each in vex["vulnerabilities"]]
     return bom.numbered({**vex, "vulnerabilities": rows}), tuple(refused)
 
@@ -428,7 +440,7 @@ def ruled(
 def gate(
     vex: Bom,
     of: Bom,
-    bundles: Iterable[Mapping[str, Any]],
+    bundles: Mapping[str, Bundle | Refused],
     trusted: Iterable[TrustedKey],
     rules: Policy,
     on: date,
@@ -446,11 +458,25 @@ def gate(
     Raises:
         Refused: a finding waits too long or is exploitable, or a ruling does not count; lists all.
     """
-    found, problems = ruled(vex, of, bundles, trusted, rules, on)
-    wrong = list(problems)
+    found, not_counted = ruled(vex, of, bundles, trusted, rules, on)
+    if wrong := (*not_counted, *problems(found, of, rules, on)):
+        raise Refused(f"{len(wrong)} vulnerability problem(s)\n  " + "\n  ".join(wrong))
+    return found
+
+
+def problems(vex: Bom, of: Bom, rules: Policy, on: date) -> tuple[str, ...]:
+    """What stands in the way of a release: findings that wait too long or are exploitable.
+
+    Args:
+        vex: from `ruled`.
+        of: the bill of materials.
+        rules: the policy.
+        on: today, in UTC.
+    """
+    wrong: list[str] = []
     serial = str(of["serialNumber"]).removeprefix("urn:uuid:")
-    for each in found["vulnerabilities"]:
-        name, analysis = each["bom-ref"], each["analysis"]
+    for each in vex["vulnerabilities"]:
+        name, analysis = _harmless(each["bom-ref"]), each["analysis"]
         if any(f"urn:cdx:{serial}/" not in target["ref"] for target in each["affects"]):
             wrong.append(f"{name}: is about another bill of materials")
         if analysis["state"] == "in_triage":
@@ -462,9 +488,79 @@ def gate(
                 )
         elif analysis["state"] == "exploitable" and rules.fails(_severity_of(each)):
             wrong.append(f"{name}: exploitable; update or leave the component out")
-    if wrong:
-        raise Refused(f"{len(wrong)} vulnerability problem(s)\n  " + "\n  ".join(wrong))
+    return tuple(wrong)
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """A finding of a VEX with its ruling, in one line."""
+    package, _, version = row["bom-ref"].rpartition("/")[2].rpartition("@")
+    severity, analysis = row["ratings"][0]["severity"], row["analysis"]
+    about = {each["name"]: each["value"] for each in row.get("properties", ())}
+    if analysis["state"] == "in_triage":
+        said = f"in triage since {analysis['firstIssued'][:10]}"
+    else:
+        why = f", {each}" if (each := analysis.get("justification")) else ""
+        said = (
+            f"{analysis['state']}{why}, ruled by {about['freehold:ruled-by']} as "
+            f"{about['freehold:role']}, to be reviewed by {about['freehold:review-by']}"
+        )
+    known = "severity unknown" if severity == "unknown" else severity
+    return _harmless(f"{row['id']} in {package} {version} ({known}, {said})")
+
+
+def read_draft(folder: Path) -> tuple[Bom, Bom]:
+    """A VEX and its bill of materials, as the dossier wrote them; neither is signed.
+
+    Raises:
+        DataError: one of them is absent, or was not written by us.
+    """
+    vex, of = (read_json(folder / name) for name in (VEX_NAME, BOM_NAME))
+    try:
+        for each in vex["vulnerabilities"]:
+            words(_entered(each, None))
+            [target["ref"] for target in each["affects"]]
+            datetime.fromisoformat(each["analysis"]["firstIssued"])
+        _ = vex["metadata"]["timestamp"], of["serialNumber"], of["metadata"]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise DataError(
+            f"{shown(folder)}: {VEX_NAME} or {BOM_NAME} is not as the dossier writes it; write "
+            "both again with python -m pipelines.dossier STUDY --advisories OSV --out FOLDER"
+        ) from None
+    return vex, of
+
+
+def read_json(path: Path) -> Bom:
+    """A document from its file; nothing in it is checked.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{shown(path)}: no CycloneDX document: expected a JSON object")
     return found
+
+
+def rulings(folder: Path) -> dict[str, Bundle | Refused]:
+    """The signed rulings in a folder, by file name; Refused = one is no bundle."""
+    found: dict[str, Bundle | Refused] = {}
+    for path in sorted(folder.glob(RULING_FILES)):
+        try:
+            found[path.name] = seal.read(path)
+        except Refused as error:
+            found[path.name] = error
+    return found
+
+
+def ruling_file(ruling: Ruling) -> str:
+    """Name of the file for a ruling."""
+    about = re.sub(r"[^A-Za-z0-9.]+", "-", f"{ruling.ref} {ruling.name}")
+    return RULING_FILES.replace("*", f"{about}-{ruling.at:%Y%m%dT%H%M%S}")
 
 
 def locked(path: Path) -> dict[str, str]:
@@ -600,7 +696,7 @@ def _opened(
     signer = signed.signer
     assert isinstance(signer, TrustedKey)
     if signed.subjects != {BOM_NAME: bom.sha256_of(of)}:
-        raise Refused(f"{signer} signed it for another bill of materials")
+        raise Refused(f"{signer} signed it for another bill of materials: rule anew, and remove it")
     try:
         ruling = Ruling.model_validate(signed.predicate)
     except ValidationError:

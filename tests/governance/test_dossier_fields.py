@@ -125,7 +125,8 @@ def test_the_trail_is_counted_by_kind_and_by_workload(tmp_path: Path) -> None:
         "promotion", model="claims", version="3", candidate="own-lora",
         approved_by={"risk": "alice"},
     )  # fmt: skip
-    found = dossier.summed_up("trail.jsonl", trail.read(log.path), (), "claims")
+    report = trail.verify(log.path, (), ())
+    found = dossier.summed_up("trail.jsonl", trail.read(log.path), report, "claims")
     assert found.kinds == {"decision": 2, "promotion": 1}
     assert (found.n_entries, found.n_of_workload) == (3, 2)
     [change] = found.changes

@@ -131,31 +131,12 @@ def test_a_refusal_says_who_where_why_and_what_to_do() -> None:
         "configs/policies/egress.yaml, restricted x external: deny. Leave it out, or take a model "
         "that is local"
     )
-    with pytest.raises(Refused, match=r"needs an approval of workload claims, tier confidential"):
+    with pytest.raises(Refused, match=r"needs the consent of data-protection for workload claims"):
         egress.check(Gate("claims", "confidential"), "candidate sol", "https://8.8.8.8/v1")
     with pytest.raises(Refused, match="an external endpoint needs https"):
         egress.check(Gate("claims", "public"), "candidate sol", "http://8.8.8.8/v1")
     egress.check(Gate("claims", "public"), "candidate sol", "https://8.8.8.8/v1")
     assert Refused.exit_code == 4
-
-
-def test_an_approval_counts_for_its_workload_tier_and_zone_only() -> None:
-    on_file = {("claims", "confidential", "external")}
-
-    def approved(workload: str, tier: str, zone: str) -> bool:
-        return (workload, tier, zone) in on_file
-
-    url = "https://8.8.8.8/v1"
-    egress.check(Gate("claims", "confidential", approved=approved), "x", url)
-    for gate in (
-        Gate("other", "confidential", approved=approved),
-        Gate("claims", "restricted", approved=approved),
-    ):
-        with pytest.raises(Refused):
-            egress.check(gate, "x", url)
-    # What the table denies, no approval allows.
-    with pytest.raises(Refused):
-        egress.check(Gate("claims", "restricted", approved=lambda *_: True), "x", url)
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from pipelines.core.errors import Refused
 from pipelines.core.paths import ROOT
 from pipelines.core.workload import TIERS
 from pipelines.governance import egress
+from pipelines.governance.consent import Consent, Given, OnFile
 from pipelines.governance.egress import Gate
+from pipelines.governance.zones import Zone
 
 WANTED = {
     "HF_HUB_OFFLINE": "1",
@@ -110,12 +113,24 @@ def test_the_libraries_read_the_variables_so() -> None:
     assert done.stdout.split() == ["True"] * 8, done.stderr
 
 
+def everything(workload: str, tier: str, zone: Zone, role: str) -> OnFile:
+    """A consent to every call."""
+    now = datetime.now(UTC)
+    said = Consent.model_validate(
+        {
+            "workload": workload, "tier": tier, "zone": zone, "why": "test", "role": role,
+            "name": "dpo", "at": now, "until": now.date(),
+        }
+    )  # fmt: skip
+    return OnFile((Given(said, "0" * 64, date.max),), ())
+
+
 def test_the_switch_denies_external_endpoints_whatever_the_tier(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(offline.SWITCH, "1")
     for tier in TIERS:
-        gate = Gate("w", tier, approved=lambda *_: True)
+        gate = Gate("w", tier, consents=everything)
         with pytest.raises(Refused, match=r"--offline \(FREEHOLD_OFFLINE\) forbids"):
             egress.check(gate, "candidate x", "https://8.8.8.8/v1")
         egress.check(gate, "candidate x", "http://127.0.0.1/v1")

@@ -261,6 +261,7 @@ def test_auditors_verify_with_public_keys_alone(report: Path, tmp_path: Path) ->
     checks = [
         (0, "1 files as build", ("model", "model", "model.sigstore.json")),
         (0, '"version": 3', ("bundle", sealed, "report.json")),
+        (0, "signed by build (key", ("bundle", sealed)),
         (0, "covered by 1 anchors: entries 1 to 1", ("trail", *anchored)),
         (4, "REFUSED: 'other.json': not what build", ("bundle", sealed, "other.json")),
         (4, "REFUSED: no trusted key has the role 'risk'",

@@ -204,7 +204,8 @@ class Office:
         return seal.sign({vex.BOM_NAME: bom.text(of).encode()}, vex.RULING, said, self.keys[who])
 
     def gate(self, *bundles: seal.Bundle, on: date = TODAY) -> bom.Bom:
-        return vex.gate(self.vex, BOM, bundles, self.trusted, RULES, on)
+        files = {f"ruling-{k}.sigstore.json": each for k, each in enumerate(bundles)}
+        return vex.gate(self.vex, BOM, files, self.trusted, RULES, on)
 
 
 @pytest.fixture
@@ -226,7 +227,13 @@ def test_a_draft_waits_and_is_valid(office: Office) -> None:
     bom.check(office.vex)
     serial = BOM["serialNumber"].removeprefix("urn:uuid:")
     assert row["affects"] == [{"ref": f"urn:cdx:{serial}/1#pkg%3Apypi%2Fleftpad%401.4"}]
-    later = vex.draft(office.findings, BOM, {}, NOW + timedelta(days=9), office.vex)
+    later = vex.draft(
+        office.findings,
+        BOM,
+        {},
+        NOW + timedelta(days=9),
+        {each.ref: NOW for each in office.findings},
+    )
     assert later["vulnerabilities"][0]["analysis"]["firstIssued"] == "2026-11-22T12:00:00Z"
 
 
@@ -273,7 +280,7 @@ def test_rulings_that_do_not_count(office: Office) -> None:
         (office.bundle(review_by=TODAY - timedelta(days=1)), "to be reviewed by 2026-11-21"),
     ):
         assert why in refused(lambda b=bundle: office.gate(b))
-        found, _ = vex.ruled(office.vex, BOM, [bundle], office.trusted, RULES, TODAY)
+        found, _ = vex.ruled(office.vex, BOM, {"x": bundle}, office.trusted, RULES, TODAY)
         assert found["vulnerabilities"][0]["analysis"]["state"] == "in_triage"
     said = office.ruling(name="carol").model_dump(mode="json")
     theirs = seal.sign(
@@ -293,15 +300,49 @@ def test_the_newest_ruling_wins_and_a_written_state_counts_nothing(office: Offic
     for both in ((earlier, later), (later, earlier)):
         assert "exploitable" in refused(lambda b=both: office.gate(*b))
     office.vex["vulnerabilities"][0]["analysis"]["state"] = "not_affected"
-    found, _ = vex.ruled(office.vex, BOM, [], office.trusted, RULES, TODAY)
+    found, _ = vex.ruled(office.vex, BOM, {}, office.trusted, RULES, TODAY)
     assert found["vulnerabilities"][0]["analysis"]["state"] == "in_triage"
 
 
 def test_a_vex_of_another_bill_is_refused(office: Office) -> None:
     other = bom.software_bom(LIBRARIES[:2], NOW)
     assert "about another bill of materials" in refused(
-        lambda: vex.gate(office.vex, other, [], office.trusted, RULES, TODAY)
+        lambda: vex.gate(office.vex, other, {}, office.trusted, RULES, TODAY)
     )
+
+
+def test_files_are_read_and_named_and_what_is_no_draft_is_an_error(
+    office: Office, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"vex\.cdx\.json: cannot be read"):
+        vex.read_draft(folder)
+    (folder / vex.BOM_NAME).write_text(bom.text(BOM))
+    (folder / vex.VEX_NAME).write_text(bom.text(office.vex))
+    draft, of = vex.read_draft(folder)
+    ruling = office.ruling(advisory="../../GHSA-1")
+    name = vex.ruling_file(ruling)
+    assert name == "ruling-..-..-GHSA-1-leftpad-1.4-alice-20261122T120000.sigstore.json"
+    (folder / name).write_text(json.dumps(office.bundle()))
+    (folder / "ruling-x.sigstore.json").write_text("[]")
+    found = vex.rulings(folder)
+    assert list(found) == [name, "ruling-x.sigstore.json"]
+    with pytest.raises(
+        Refused, match=r"1 vuln.*\n  ruling-x\.sigstore\.json: .*no signature bundle"
+    ):
+        vex.gate(draft, of, found, office.trusted, RULES, TODAY)
+    del found["ruling-x.sigstore.json"]
+    [row] = vex.gate(draft, of, found, office.trusted, RULES, TODAY)["vulnerabilities"]
+    assert vex.words(row) == (
+        "GHSA-1 in leftpad 1.4 (critical, not_affected, code_not_reachable, ruled by alice as "
+        "risk, to be reviewed by 2027-02-20)"
+    )
+    del office.vex["vulnerabilities"][0]["analysis"]["firstIssued"]
+    for wrong in ("[]", "{}", bom.text(office.vex)):
+        (folder / vex.VEX_NAME).write_text(wrong)
+        with pytest.raises(DataError, match=r"as the dossier writes it|expected a JSON object"):
+            vex.read_draft(folder)
 
 
 def test_the_policy_is_checked(tmp_path: Path) -> None:
