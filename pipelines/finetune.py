@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from pipelines.training.lora import Trained
 
 SEARCH_FILE, TRAINED_FILE = "search.json", "trained.json"
-HOW_STARTED = {"launcher", "n_processes", "n_retries", "shared_dir"}
+HOW_STARTED = {"launcher", "n_processes", "n_retries", "shared_dir", "sharding"}
 """Settings that do not change what is learned."""
 
 MICRO_BATCH_TOKENS = LOGIT_TOKENS = 8192
@@ -78,22 +78,26 @@ def finetune(study: Study, options: Options, prepared: Record | None = None) -> 
         say(f"finetune: nothing changed, run {done}")
         return store.load_result(done, FinetuneResult)
 
-    from pipelines.training import base_model
+    from pipelines.training import base_model, token_cache
     from pipelines.training.preflight import gpu_gib, preflight
 
     config = study.finetune
     base_dir = base_model.fetch(config.base)
-    rows = _rows(prepared, TRAIN_FILE)
-    validation = _rows(prepared, VALIDATION_FILE) if prepared.n_validation else []
-    seen = preflight(base_dir, rows, config, instructions_of(study))
+    rows = _rows(prepared.run_id, TRAIN_FILE)
+    validation = _rows(prepared.run_id, VALIDATION_FILE) if prepared.n_validation else []
+    cache = stage.work_dir.parent / token_cache.FOLDER
+    seen = preflight(base_dir, rows, config, instructions_of(study), cache)
     config = config.model_copy(update={"lora": config.lora.for_tokens(seen.n_scored_tokens)})
     if hardware is not None and not machine.has(hardware.gpu, machine.here()):
         say(f"finetune: this machine is no {hardware.name}: the estimate is for this machine")
         hardware = None
+    shape = _shape(config, base_dir)
+    work = _work(config, seen.n_tokens, seen.n_sequences, seen.longest)
+    config = training_cost.settled(shape, config, work, hardware, gpu_gib())
     estimate = training_cost.estimate(
-        _shape(config, base_dir),
+        shape,
         config,
-        _work(config, seen.n_tokens, seen.n_sequences, seen.longest),
+        work,
         hardware,
         gpu_gib=gpu_gib(),
         tokens_per_s=_earlier_rate(study, hardware),
@@ -131,6 +135,7 @@ def finetune(study: Study, options: Options, prepared: Record | None = None) -> 
                 **{f"lora_{key}": value for key, value in config.lora.model_dump().items()},
                 "loss": config.loss,
                 "gradient_checkpointing": config.gradient_checkpointing,
+                "sharding": config.sharding,
             }
         )
         run.log_metrics({f"rows/{key}": value for key, value in seen.figures().items()})
@@ -188,6 +193,7 @@ def finetune(study: Study, options: Options, prepared: Record | None = None) -> 
                 "tokens_per_s": result.tokens_per_s,
                 "train_s": result.train_s,
                 "peak_memory_gib": result.peak_memory_gib,
+                "base_gib": trained.base_gib,
                 "validation_loss": result.validation_loss,
                 "base_validation_loss": result.base_validation_loss,
             }
@@ -339,11 +345,12 @@ def _log_to(run: StageRun) -> Callable[[Mapping[str, float], int], None]:
     return lambda figures, step: run.log_metrics(figures, step=step)
 
 
-def _rows(prepared: PrepareResult, name: str) -> list[TrainingRow]:
+def _rows(run_id: str, name: str) -> Sequence[TrainingRow]:
+    """Rows that `prepare` left; they stay in their file."""
     from pipelines.tracking import store
+    from pipelines.training.token_cache import RowsFile
 
-    text = store.artifact(prepared.run_id, name).read_text(encoding="utf-8")
-    return [TrainingRow.model_validate_json(line) for line in text.splitlines()]
+    return RowsFile(store.artifact(run_id, name))
 
 
 def _check_cluster(config: FinetuneConfig) -> None:
@@ -373,7 +380,6 @@ def _line(study: Study, state: str, done: str | None, prepared: str | None) -> P
     """One line of the dry run; tokens are guessed, the tokenizer may not be here yet."""
     from pipelines.data import sources
     from pipelines.evaluation.forecast import CHARACTERS_PER_TOKEN
-    from pipelines.tracking import store
 
     config = study.finetune
     note = f"{config.epochs:g} epochs of LoRA rank {{}} on {config.preset}{_how(config)}"
@@ -389,8 +395,7 @@ def _line(study: Study, state: str, done: str | None, prepared: str | None) -> P
     if prepared is None:
         rows = sources.load_training(study.prepare.train)
     else:
-        text = store.artifact(prepared, TRAIN_FILE).read_text(encoding="utf-8")
-        rows = [TrainingRow.model_validate_json(line) for line in text.splitlines()]
+        rows = _rows(prepared, TRAIN_FILE)
     per_token = float(CHARACTERS_PER_TOKEN[1])
     lengths = [_characters(row, instructions_of(study)) / per_token for row in rows]
     scored = sum(len(row.messages[-1].content) for row in rows) / per_token
@@ -476,7 +481,8 @@ def _work(
     config: FinetuneConfig, n_tokens: int, n_sequences: int, longest: int
 ) -> training_cost.Work:
     """What there is to train; the micro-batch is the largest that there can be."""
-    most = min(config.batch_size, config.micro_batch_size or config.batch_size) * longest
+    rows = math.ceil(config.batch_size / config.n_processes)
+    most = min(rows, config.micro_batch_size or rows) * longest
     packed = min(config.micro_batch_tokens or MICRO_BATCH_TOKENS, most) if config.packing else 0
     micro_batch = max(longest, packed)
     return training_cost.Work(
@@ -488,7 +494,10 @@ def _work(
 
 
 def _earlier_rate(study: Study, hardware: Hardware | None) -> float | None:
-    """Tokens per second of this preset's newest training, if that was on this very machine."""
+    """Tokens per second of this preset's newest training, if that was like this one.
+
+    None where it was on another machine, or in another number of processes.
+    """
     from pipelines.tracking import store
 
     here = machine.here()
@@ -498,7 +507,9 @@ def _earlier_rate(study: Study, hardware: Hardware | None) -> float | None:
     if newest is None:
         return None
     old = store.load_result(newest, FinetuneResult)
-    same = old.base_name == study.finetune.preset and old.machine == here
+    config = study.finetune
+    same = (old.base_name, old.machine) == (config.preset, here)
+    same = same and old.n_processes == config.n_processes
     return old.tokens_per_s or None if same else None
 
 

@@ -241,6 +241,10 @@ class FinetuneConfig(Record):
     shared_dir: Path | None = None
     """Folder that all machines of the cluster see, for rows, checkpoints and the adapter; None = a
     folder of this machine."""
+    sharding: Literal["auto", "none", "fsdp2"] = "auto"
+    """`fsdp2`: each process holds a part of every frozen weight and gathers a layer when its turn
+    comes; the adapter is whole in all of them. `auto`: where one GPU is estimated not to hold base
+    and activations and there are several processes."""
     search: SearchConfig | None = None
     """Settings to try; None = train once with those above."""
 
@@ -254,6 +258,28 @@ class FinetuneConfig(Record):
                 "some would have no row"
             )
         return self
+
+    @model_validator(mode="after")
+    def _base_can_be_sharded(self) -> Self:
+        if self.sharding == "fsdp2" and (why := self.why_not_sharded):
+            raise ValueError(f"sharding: fsdp2 {why}")
+        return self
+
+    @property
+    def why_not_sharded(self) -> str | None:
+        """Why the processes cannot share the base; None = they can."""
+        if self.launcher == "local":
+            return "divides the base among processes: it needs launcher: torchrun or ray"
+        if self.n_processes == 1:
+            return "divides the base among processes: it needs n_processes of 2 or more"
+        if self.quantization != "none":
+            return (
+                f"cannot divide a base in {self.quantization}: take quantization: none, or "
+                "sharding: none, where each process holds the whole quantised base"
+            )
+        if self.lora.dora:
+            return "has no whole weights, which lora.dora measures: take lora.dora: false"
+        return None
 
 
 class ParityConfig(Record):

@@ -12,6 +12,7 @@ from pipelines.core.results import BenchmarkResult, EvaluateResult, FinetuneResu
 from pipelines.core.workload import Workload
 from pipelines.economics import own_cost
 from pipelines.economics.own_cost import Owning
+from pipelines.economics.training_cost import n_machines
 
 
 def calls_per_s(
@@ -52,7 +53,7 @@ def calls_per_s(
 
 
 def spent(candidate: Own, trained: FinetuneResult, judge_usd: Decimal | None) -> Spent:
-    """What one round of tuning took.
+    """What one round of tuning took; hours count once for each machine that trained.
 
     Args:
         candidate: with the hardware that training hours are priced by.
@@ -60,7 +61,8 @@ def spent(candidate: Own, trained: FinetuneResult, judge_usd: Decimal | None) ->
         judge_usd: paid for judging its answers; None = not known, or simulated.
     """
     same = trained.machine and machine.has(candidate.hardware.gpu, trained.machine)
-    return Spent(training_hours=trained.train_s / 3600 if same else None, judge_usd=judge_usd)
+    n = n_machines(trained.n_processes, candidate.hardware.n_gpus)
+    return Spent(training_hours=n * trained.train_s / 3600 if same else None, judge_usd=judge_usd)
 
 
 def owning(workload: Workload, result: EvaluateResult) -> Owning | None:

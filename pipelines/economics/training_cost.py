@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ SLOWDOWN = {"none": 1.0, "int8": 1.05, "nf4": 1.05}
 """Time to turn weights into bf16 again, in micro-batches of thousands of tokens; assumed."""
 LOGIT_BYTES = 2 * FP32
 """Of one logit while its loss is computed: itself, and its exponential."""
+GATHERED_BLOCKS = 3
+"""Of a sharded base, whole at a time: the one that computes, the next, and how that one arrives."""
 BACKWARD_ATTENTION = 2.5
 """Of the forward pass: the flash kernels compute the scores again."""
 
@@ -101,17 +104,48 @@ def memory_gib(
     quantization: str,
     work: Work,
     policy: Checkpointing,
+    n_shards: int = 1,
 ) -> dict[str, float]:
-    """GiB of one GPU, by part."""
+    """GiB of one GPU, by part; of a base in several shards it gathers what computes."""
     linear = shape.linear_parameters
-    weights = (shape.parameters - linear) * BF16 + linear * WEIGHT_BYTES[quantization]
+    outside = (shape.parameters - linear) * BF16
+    weights = outside + linear * WEIGHT_BYTES[quantization]
+    if n_shards > 1:
+        weights = weights / n_shards + outside + GATHERED_BLOCKS * linear / shape.layers * BF16
     parts = {
-        "weights": weights,
+        "weights" if n_shards == 1 else "sharded weights": weights,
         "adapter and optimiser": ADAPTER_BYTES * adapter_parameters,
         "activations": work.micro_batch_tokens * token_bytes(shape, policy),
         "logits": work.logit_tokens * shape.vocab * LOGIT_BYTES,
     }
     return {name: size / GIB for name, size in parts.items()}
+
+
+def n_machines(n_processes: int, n_gpus: int) -> int:
+    """Machines that are paid while processes train: each has a GPU, or all share one without."""
+    return math.ceil(n_processes / n_gpus) if n_gpus else 1
+
+
+def settled(
+    shape: ModelShape | None,
+    config: FinetuneConfig,
+    work: Work,
+    hardware: Hardware | None,
+    gpu_gib: float | None = None,
+) -> FinetuneConfig:
+    """`config` without `sharding: auto`; the arguments are those of `estimate`.
+
+    The processes share the base where they can and one GPU does not hold it with the activations,
+    whatever is computed again.
+    """
+    if config.sharding != "auto":
+        return config
+    whole = config.model_copy(update={"sharding": "none"})
+    adapter, size = _adapter_parameters(shape, config), _gpu_gib(hardware, gpu_gib)
+    if shape is None or adapter is None or size is None or config.why_not_sharded:
+        return whole
+    policy, _ = _fit(shape, adapter, whole, work, USABLE_SHARE * size)
+    return whole if policy else config.model_copy(update={"sharding": "fsdp2"})
 
 
 def estimate(
@@ -129,13 +163,15 @@ def estimate(
         shape: the base; None = not known.
         config: of the training, its rank chosen.
         work: what there is to train.
-        hardware: the machine, one process for each of its GPUs; None = this machine.
+        hardware: the machine, or several of them where the processes need more GPUs; None = this
+            machine.
         gpu_gib: memory of one GPU of this machine, where no hardware is named.
-        tokens_per_s: measured on the very machine in an earlier run; goes before the GPU's peak.
+        tokens_per_s: of all processes, measured on the very machine in an earlier run with as many;
+            goes before the GPU's peak.
     """
     reasons: list[str] = []
-    targets = {} if config.lora.targets == "all-linear" else {"targets": config.lora.targets}
-    adapter = None if shape is None else shape.adapter_parameters(config.lora.rank, **targets)
+    config = settled(shape, config, work, hardware, gpu_gib)
+    adapter = _adapter_parameters(shape, config)
     memory: dict[str, float] = {}
     policy: Checkpointing | None = None
     available: float | None = None
@@ -147,11 +183,8 @@ def estimate(
         reasons.append(f"no memory: {why}")
     else:
         available = USABLE_SHARE * size
-        asked = config.gradient_checkpointing
-        tried = POLICIES if asked == "auto" else (asked,)
-        sizes = {p: memory_gib(shape, adapter, config.quantization, work, p) for p in tried}
-        policy = next((p for p in tried if sum(sizes[p].values()) <= available), None)
-        memory, fits = sizes[policy or tried[-1]], policy is not None
+        policy, memory = _fit(shape, adapter, config, work, available)
+        fits = policy is not None
         if policy is None:
             reasons.append(_too_large(config, sum(memory.values()), available))
         if config.lora.dropout or config.lora.dora:
@@ -165,7 +198,7 @@ def estimate(
         reasons.append(f"no time: {hardware.name} says no `training` speed")
     elif shape is not None and adapter is not None and policy is not None:
         flop = work.n_tokens * token_flop(shape, adapter, work.row_tokens, policy)
-        time = _seconds(flop * SLOWDOWN[config.quantization], hardware)
+        time = _seconds(flop * SLOWDOWN[config.quantization] / config.n_processes, hardware)
     if hardware is None:
         reasons.append("no dollars: finetune.hardware names no price")
     return TrainingEstimate(
@@ -179,15 +212,35 @@ def estimate(
         checkpointing=policy,
         fits=fits,
         train_s=time,
-        usd=None if time is None or hardware is None else _usd(time, hardware),
+        usd=None if time is None or hardware is None else _usd(time, hardware, config),
         reasons=tuple(reasons),
     )
 
 
+def _adapter_parameters(shape: ModelShape | None, config: FinetuneConfig) -> int | None:
+    targets = {} if config.lora.targets == "all-linear" else {"targets": config.lora.targets}
+    return None if shape is None else shape.adapter_parameters(config.lora.rank, **targets)
+
+
+def _fit(
+    shape: ModelShape, adapter: int, config: FinetuneConfig, work: Work, available: float
+) -> tuple[Checkpointing | None, dict[str, float]]:
+    """The fastest policy that fits, and its memory; None and the memory of the last one tried."""
+    asked = config.gradient_checkpointing
+    shards = config.n_processes if config.sharding == "fsdp2" else 1
+    memory: dict[str, float] = {}
+    for policy in POLICIES if asked == "auto" else (asked,):
+        memory = memory_gib(shape, adapter, config.quantization, work, policy, shards)
+        if sum(memory.values()) <= available:
+            return policy, memory
+    return None, memory
+
+
 def _seconds(flop: float, hardware: Hardware) -> Figure:
+    """Of one GPU."""
     speed = hardware.training
     assert speed is not None
-    peak = Decimal(repr(speed.bf16_tflops)) * 10**12 * max(1, hardware.n_gpus)
+    peak = Decimal(repr(speed.bf16_tflops)) * 10**12
     low, likely, high = (
         Decimal(repr(flop)) / (peak * speed.used_share.at(OTHER[end])) for end in END_NAMES
     )
@@ -195,9 +248,9 @@ def _seconds(flop: float, hardware: Hardware) -> Figure:
     return Figure(low=low, likely=likely, high=high, source=source, checked_on=speed.checked_on)
 
 
-def _usd(time: Figure, hardware: Hardware) -> Figure:
-    price = usd_per_machine_hour(hardware)
-    low, likely, high = (time.at(end) / 3600 * price.at(end) for end in END_NAMES)
+def _usd(time: Figure, hardware: Hardware, config: FinetuneConfig) -> Figure:
+    price, n = usd_per_machine_hour(hardware), n_machines(config.n_processes, hardware.n_gpus)
+    low, likely, high = (n * time.at(end) / 3600 * price.at(end) for end in END_NAMES)
     return price.model_copy(update={"low": low, "likely": likely, "high": high})
 
 
@@ -212,6 +265,8 @@ def _too_large(config: FinetuneConfig, needed: float, available: float) -> str:
     advice = ["a lower finetune.micro_batch_tokens", "shorter rows", "a larger GPU"]
     if config.quantization == "none":
         advice.insert(0, "finetune.quantization: nf4")
+        more = "more" if config.sharding == "fsdp2" else "several"
+        advice.insert(1, f"{more} finetune.n_processes that share the base (finetune.sharding)")
     if config.gradient_checkpointing != "auto":
         advice.insert(0, "finetune.gradient_checkpointing: auto")
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ def encode(
 
 
 def tokenise(
-    rows: Sequence[TrainingRow],
+    rows: Iterable[TrainingRow],
     tokenizer: Any,
     *,
     instructions: str,
@@ -79,8 +79,29 @@ def tokenise(
     chat_template: str | None,
 ) -> list[list[Tokens]]:
     """As `encode`: the sequences of each row, however long."""
+    return list(
+        sequences(
+            rows,
+            tokenizer,
+            instructions=instructions,
+            template_options=template_options,
+            loss=loss,
+            chat_template=chat_template,
+        )
+    )
+
+
+def sequences(
+    rows: Iterable[TrainingRow],
+    tokenizer: Any,
+    *,
+    instructions: str,
+    template_options: Mapping[str, bool],
+    loss: Literal["last", "all"],
+    chat_template: str | None,
+) -> Iterator[list[Tokens]]:
+    """As `tokenise`, one row after the other."""
     marked = tokenizer.chat_template if chat_template is None else template(chat_template)
-    encoded: list[list[Tokens]] = []
     for number, row in enumerate(rows, start=1):
         turns = with_instructions(row.messages, instructions)
         answers = [k for k, turn in enumerate(turns) if turn.role == "assistant"]
@@ -90,7 +111,7 @@ def tokenise(
         try:
             if len(answers) > 1 and MARK.search(marked):
                 whole = _whole(turns, answers, tokenizer, marked, template_options)
-            encoded.append(
+            found = (
                 [_answer(turns[: k + 1], tokenizer, template_options) for k in answers]
                 if whole is None
                 else [whole]
@@ -99,15 +120,20 @@ def tokenise(
             raise DataError(
                 f"training row {number}: the chat template refuses it: {error}"
             ) from None
-    return encoded
+        yield found
 
 
 def refuse_long(encoded: Sequence[Sequence[Tokens]], n_rows: int, max_tokens: int) -> None:
     """Raise DataError if sequences of any row are too long; says how many rows, and how long."""
-    lengths = [max(len(tokens["input_ids"]) for tokens in row) for row in encoded]
+    assert len(encoded) == n_rows
+    refuse_lengths([max(len(tokens["input_ids"]) for tokens in row) for row in encoded], max_tokens)
+
+
+def refuse_lengths(lengths: Sequence[int], max_tokens: int) -> None:
+    """As `refuse_long`, of the longest sequence of each row."""
     if n_long := sum(length > max_tokens for length in lengths):
         raise DataError(
-            f"{n_long} of {n_rows} training rows are longer than {max_tokens} tokens (the "
+            f"{n_long} of {len(lengths)} training rows are longer than {max_tokens} tokens (the "
             f"longest: {max(lengths)}; 99.5 % have at most {quantile(lengths, 0.995)}). Raise "
             "finetune.max_tokens_per_row, or leave these rows out"
         )

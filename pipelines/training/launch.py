@@ -60,8 +60,9 @@ def train(
             file.writelines(row.model_dump_json() + "\n" for row in part)
     job = worker.Job(base_dir=base_dir, config=config, instructions=instructions)
     (folder / worker.JOB).write_text(job.model_dump_json(), encoding="utf-8")
+    shared = ", each with a part of the base" if config.sharding == "fsdp2" else ""
     say(
-        f"finetune: training in {config.n_processes} processes ({config.launcher}); "
+        f"finetune: training in {config.n_processes} processes ({config.launcher}){shared}; "
         f"they print to {folder / LOG_FILE}"
     )
     figures = _Figures(folder / worker.FIGURES, log)

@@ -20,6 +20,9 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from safetensors import SafetensorError
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -37,8 +40,7 @@ from pipelines.core.errors import DivergedError, UserError
 from pipelines.core.progress import progress, say
 from pipelines.core.records import TrainingRow
 from pipelines.core.study import FinetuneConfig
-from pipelines.training import fused_lora, scored_loss
-from pipelines.training.chat_rows import IGNORED, encode
+from pipelines.training import fused_lora, scored_loss, token_cache
 from pipelines.training.packing import Packer, steps
 from pipelines.training.step_trainer import EVAL_SECONDS, StepTrainer
 
@@ -72,6 +74,8 @@ class Trained:
     """Loss of the adapter that is kept, the lowest that was measured."""
     best_step: int | None = None
     """Step after which the adapter was as it is kept."""
+    base_gib: float | None = None
+    """Frozen weights that a process holds while it computes nothing, the most of any process."""
 
 
 def train(
@@ -92,7 +96,7 @@ def train(
         rows: what is learned.
         config: how.
         instructions: system prompt of each row; "" = none.
-        work_dir: for checkpoints and the adapter.
+        work_dir: for checkpoints and the adapter; the tokens of the rows are kept beside it.
         log: called while training runs.
         validation: rows to measure the loss on; the adapter with the lowest is kept.
 
@@ -104,25 +108,23 @@ def train(
     transformers_logging.disable_progress_bar()
     set_seed(config.seed)
     tokenizer: Any = AutoTokenizer.from_pretrained(base_dir)
+    cache = work_dir.parent / token_cache.FOLDER
     data, held_out = (
-        encode(
-            part,
-            tokenizer,
-            instructions=instructions,
-            max_tokens=config.max_tokens_per_row,
-            template_options=config.chat_template_options,
-            loss=config.loss,
-            chat_template=config.chat_template,
-        )
+        token_cache.tokens(part, base_dir, tokenizer, config, instructions, cache)
         for part in (rows, validation)
     )
     planned = steps(len(data), config.batch_size, config.epochs, config.seed)
     arguments = _arguments(config, len(planned), work_dir / "checkpoints", bool(held_out))
     first = arguments.process_index == 0
-    base = _load_base(base_dir, config, arguments.device)
-    longest = max(len(row["input_ids"]) for row in (*data, *held_out))
-    packed = _make_fast(base, longest, tell=first)
+    sharded = config.sharding == "fsdp2"
+    longest = int(max(part.lengths.max(initial=0) for part in (data, held_out)))
+    load = _load_shard if sharded else _load_whole
+    base, packed = load(base_dir, config, arguments, longest)
+    base_gib = _base_gib(base, arguments)
     model = _with_adapter(base, config, tell=first)
+    if sharded:
+        # peft calls `forward`, past the hooks that gather what lies outside of the layers.
+        model.base_model.forward = base.__call__
     packer = Packer(
         config.micro_batch_tokens or MICRO_BATCH_TOKENS[arguments.device.type],
         config.micro_batch_size if config.packing and packed else 1,
@@ -144,6 +146,7 @@ def train(
             packer=packer,
             packed=packed,
             validation=held_out,
+            sharded=sharded,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)
@@ -161,7 +164,7 @@ def train(
     return Trained(
         adapter_dir=adapter_dir,
         adapter_sha256=file_sha256(adapter_dir / "adapter_model.safetensors"),
-        n_scored_tokens=sum(sum(label != IGNORED for label in row["labels"]) for row in data),
+        n_scored_tokens=data.n_scored_tokens,
         n_steps=n_steps,
         final_loss=watch.loss,
         tokens_per_s=watch.tokens / watch.seconds if watch.seconds else 0.0,
@@ -171,6 +174,7 @@ def train(
         base_eval_loss=measured.get(0),
         eval_loss=None if best_step is None else measured[best_step],
         best_step=best_step,
+        base_gib=base_gib,
     )
 
 
@@ -265,6 +269,53 @@ def _load_base(base_dir: Path, config: FinetuneConfig, device: torch.device) -> 
     return model
 
 
+def _load_whole(
+    base_dir: Path, config: FinetuneConfig, arguments: TrainingArguments, longest: int
+) -> tuple[Any, bool]:
+    """The base on this process's device, and whether it reads packs."""
+    base = _load_base(base_dir, config, arguments.device)
+    return base, _make_fast(base, longest, tell=arguments.process_index == 0)
+
+
+def _load_shard(
+    base_dir: Path, config: FinetuneConfig, arguments: TrainingArguments, longest: int
+) -> tuple[Any, bool]:
+    """As `_load_whole`, but of every weight this process keeps its part alone.
+
+    The processes of a machine take turns, so that its memory holds the whole base once.
+    """
+    mesh = init_device_mesh(arguments.device.type, (arguments.world_size,))
+    base, packed = None, False
+    for turn in range(arguments.world_size):
+        if turn == arguments.local_process_index:
+            base = _load_base(base_dir, config, torch.device("cpu"))
+            packed = _make_fast(base, longest, tell=arguments.process_index == 0)
+            _shard(base, mesh)
+        torch.distributed.barrier()
+    return base, packed
+
+
+def _shard(base: Any, mesh: DeviceMesh) -> None:
+    layers = [m for m in base.modules() if type(m).__name__ in (base._no_split_modules or ())]
+    if not layers:
+        raise UserError(
+            f"finetune.sharding: fsdp2 needs to know the layers of {type(base).__name__}, which "
+            "names none; take sharding: none"
+        )
+    # The model comes last and gets what lies outside of the layers. It gives that back after each
+    # pass, too: were it kept after an evaluation, saving would free it in the first process alone.
+    for module in (*layers, base):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def _base_gib(base: Any, arguments: TrainingArguments) -> float:
+    parts = (p.to_local() if isinstance(p, DTensor) else p for p in base.parameters())
+    held = torch.tensor(sum(p.nbytes for p in parts) / 2**30, device=arguments.device)
+    if arguments.world_size > 1:
+        torch.distributed.all_reduce(held, torch.distributed.ReduceOp.MAX)
+    return float(held)
+
+
 def _make_fast(base: Any, longest: int, *, tell: bool) -> bool:
     """Let the model read packs and score answers alone; False, and said so, where that is wrong."""
     if reason := scored_loss.why_not_packed(base, longest):
@@ -277,8 +328,6 @@ def _make_fast(base: Any, longest: int, *, tell: bool) -> bool:
 
 def _with_adapter(base: Any, config: FinetuneConfig, *, tell: bool) -> Any:
     lora = config.lora
-    if lora.dora and tell:
-        say("finetune: vLLM refuses DoRA adapters: this one can be served merged only")
     model = get_peft_model(
         base,
         PeftLoraConfig(

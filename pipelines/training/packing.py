@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 
 from pipelines.training.chat_rows import IGNORED
 
-Row = dict[str, list[int]]
-"""`input_ids` and `labels` of one document, as `chat_rows.encode` gives them."""
+Row = Mapping[str, Any]
+"""`input_ids` and `labels` of one document, lists or arrays, as `chat_rows.encode` and
+`token_cache.tokens` give them."""
 
 
 class Pack(TypedDict):
@@ -47,8 +49,9 @@ def steps(n_rows: int, batch_size: int, epochs: float, seed: int) -> list[list[i
     """
     per_epoch = math.ceil(n_rows / batch_size)
     planned: list[list[int]] = []
+    numbers = list(range(n_rows))  # the epochs share them: an int takes four times its reference
     for epoch in range(math.ceil(epochs)):
-        order = list(range(n_rows))
+        order = numbers.copy()
         random.Random(f"{seed} {epoch}").shuffle(order)
         planned += [order[at : at + batch_size] for at in range(0, n_rows, batch_size)]
     return planned[: math.ceil(per_epoch * epochs)]
@@ -91,32 +94,27 @@ def divide(
 
 def lay(rows: Sequence[Row]) -> Pack:
     """The rows behind one another. A document's first token is no target: nothing precedes it."""
-    ids: list[int] = []
-    positions: list[int] = []
-    scored: list[int] = []
-    targets: list[int] = []
-    for row in rows:
-        start = len(ids)
-        ids += row["input_ids"]
-        positions += range(len(row["input_ids"]))
-        for at, label in enumerate(row["labels"][1:]):
-            if label != IGNORED:
-                scored.append(start + at)
-                targets.append(label)
     lengths = [len(row["input_ids"]) for row in rows]
+    labels = np.concatenate([row["labels"] for row in rows])
+    labels[np.cumsum([0, *lengths[:-1]])] = IGNORED
+    scored = np.flatnonzero(labels != IGNORED)
     return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
+        "input_ids": _tensor(np.concatenate([row["input_ids"] for row in rows]))[None],
+        "position_ids": _tensor(np.concatenate([np.arange(n) for n in lengths]))[None],
         "document_ends": torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
         "document_lengths": lengths,
-        "scored": torch.tensor(scored, dtype=torch.long),
-        "targets": torch.tensor(targets, dtype=torch.long),
+        "scored": _tensor(scored - 1),
+        "targets": _tensor(labels[scored]),
     }
 
 
 def n_scored(rows: Sequence[Row]) -> int:
     """Tokens that carry loss."""
-    return sum(label != IGNORED for row in rows for label in row["labels"][1:])
+    return sum(int(np.count_nonzero(np.asarray(row["labels"][1:]) != IGNORED)) for row in rows)
+
+
+def _tensor(numbers: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 class Packer:

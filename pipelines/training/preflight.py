@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from pipelines.core.errors import ConfigError, DataError
 from pipelines.core.model_shape import TARGETS
@@ -15,16 +18,8 @@ from pipelines.core.progress import say
 from pipelines.core.records import TrainingRow
 from pipelines.core.results import TrainingRows
 from pipelines.core.study import VLLM_MAX_RANKS, FinetuneConfig, LoraConfig
-from pipelines.training.chat_rows import (
-    IGNORED,
-    Tokens,
-    quantile,
-    refuse_long,
-    render,
-    template,
-    tokenise,
-    with_instructions,
-)
+from pipelines.training import token_cache
+from pipelines.training.chat_rows import IGNORED, quantile, render, template, with_instructions
 
 SERVED_INITS = ("default", "gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Beginnings of an adapter that leave the base as it is; vLLM 0.32 refuses the others."""
@@ -37,7 +32,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 def preflight(
-    base_dir: Path, rows: Sequence[TrainingRow], config: FinetuneConfig, instructions: str
+    base_dir: Path,
+    rows: Sequence[TrainingRow],
+    config: FinetuneConfig,
+    instructions: str,
+    cache: Path | None = None,
 ) -> TrainingRows:
     """Refuse what would cost a training, show three rows with what is learned, and count tokens.
 
@@ -46,6 +45,7 @@ def preflight(
         rows: to train on.
         config: of the training.
         instructions: system prompt of the rows; empty = none.
+        cache: where the training will look for the tokens; None = they are not kept.
 
     Raises:
         ConfigError: vLLM would not serve the adapter, or rows may be longer than the base can read.
@@ -58,27 +58,20 @@ def preflight(
     check_context(base_dir, config.max_tokens_per_row)
     tokenizer: Any = AutoTokenizer.from_pretrained(base_dir)
     check_template(tokenizer, rows, config, instructions)
-    encoded = tokenise(
-        rows,
-        tokenizer,
-        instructions=instructions,
-        template_options=config.chat_template_options,
-        loss=config.loss,
-        chat_template=config.chat_template,
-    )
-    refuse_long(encoded, len(rows), config.max_tokens_per_row)
-    sequences = [tokens for each in encoded for tokens in each]
+    with TemporaryDirectory() as own:
+        sequences = token_cache.tokens(
+            rows, base_dir, tokenizer, config, instructions, cache or Path(own)
+        )
     check_scored(sequences, tokenizer.eos_token_id)
     for at in sorted({0, len(sequences) // 2, len(sequences) - 1})[:N_EXAMPLES]:
         say(f"finetune: learned is what stands in ⟦⟧: {marked(sequences[at], tokenizer)}")
-    lengths = [len(tokens["input_ids"]) for tokens in sequences]
     return TrainingRows(
         n_rows=len(rows),
         n_sequences=len(sequences),
-        n_tokens=sum(lengths),
-        n_scored_tokens=sum(label != IGNORED for t in sequences for label in t["labels"]),
-        longest=max(lengths),
-        p99_5=quantile(lengths, 0.995),
+        n_tokens=int(sequences.lengths.sum()),
+        n_scored_tokens=sequences.n_scored_tokens,
+        longest=int(sequences.lengths.max()),
+        p99_5=quantile(sequences.lengths.tolist(), 0.995),
         template_sha256=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
         tokenizer_sha256=_files_sha256(base_dir),
     )
@@ -169,19 +162,20 @@ def check_template(
             )
 
 
-def check_scored(sequences: Sequence[Tokens], end_token: int) -> None:
+def check_scored(sequences: Sequence[Mapping[str, Any]], end_token: int) -> None:
     """Refuse a mask with which the training would learn nothing, or too much.
 
     Raises:
         DataError: sequences without a scored token, with scored tokens only, or whose last answer
             ends without a scored end token; says how many.
     """
-    scored = [[label for label in each["labels"] if label != IGNORED] for each in sequences]
-    empty = sum(not labels for labels in scored)
-    full = sum(
-        len(labels) == len(each["labels"]) for labels, each in zip(scored, sequences, strict=True)
-    )
-    endless = sum(labels[-1:] != [end_token] for labels in scored)
+    empty = full = endless = 0
+    for each in sequences:
+        labels = np.asarray(each["labels"])
+        scored = labels[labels != IGNORED]
+        empty += not len(scored)
+        full += len(scored) == len(labels)
+        endless += scored[-1:].tolist() != [end_token]
     of = f"of {len(sequences)} training sequences"
     if empty:
         raise DataError(f"{empty} {of} have no token to learn: the mask of the answers is empty")
@@ -196,10 +190,11 @@ def check_scored(sequences: Sequence[Tokens], end_token: int) -> None:
         )
 
 
-def marked(tokens: Tokens, tokenizer: Any) -> str:
+def marked(tokens: Mapping[str, Any], tokenizer: Any) -> str:
     """A sequence in one line, what is learned in ⟦⟧; long runs are cut in the middle."""
     parts: list[str] = []
-    pairs = zip(tokens["input_ids"], tokens["labels"], strict=True)
+    ids, labels = (np.asarray(tokens[name]).tolist() for name in ("input_ids", "labels"))
+    pairs = zip(ids, labels, strict=True)
     for scored, run in groupby(pairs, key=lambda pair: pair[1] != IGNORED):
         text = _printable(tokenizer.decode([token for token, _ in run]))
         if len(text) > SHOWN:

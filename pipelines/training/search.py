@@ -66,7 +66,7 @@ def trial_result(run_id: str, trial: FinetuneConfig) -> TrialResult:
 
 def hold_out(
     rows: Sequence[TrainingRow], share: float
-) -> tuple[list[TrainingRow], list[TrainingRow]]:
+) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
     """Rows to learn from and rows to validate on; rows of a group, or question, stay together.
 
     The digest of the group decides, so that more rows move no other row.
@@ -74,17 +74,22 @@ def hold_out(
     Raises:
         DataError: one of the two would be empty.
     """
-    learned, held_out = [], []
-    for row in rows:
+    from pipelines.training.token_cache import RowsFile  # not above: `--help` needs no numpy
+
+    learned: list[int] = []
+    held_out: list[int] = []
+    for number, row in enumerate(rows):
         key = row.group if row.group is not None else _first_question(row)
         digest = hashlib.sha256(key.encode()).digest()
-        (held_out if int.from_bytes(digest[:8]) < share * 2**64 else learned).append(row)
+        (held_out if int.from_bytes(digest[:8]) < share * 2**64 else learned).append(number)
     if not learned or not held_out:
         raise DataError(
             f"finetune.search: of {len(rows)} training rows {len(held_out)} would be held out; "
             "give more rows, or another finetune.search.validation_share"
         )
-    return learned, held_out
+    if isinstance(rows, RowsFile):
+        return rows.take(learned), rows.take(held_out)
+    return [rows[k] for k in learned], [rows[k] for k in held_out]
 
 
 def result(tried: Iterable[TrialResult], n_rows: int, n_validation: int) -> SearchResult:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipelines.core.errors import FreeholdError
 from pipelines.core.progress import say
-from pipelines.core.records import Record, TrainingRow
+from pipelines.core.records import Record
 from pipelines.core.study import FinetuneConfig
 
 JOB, ROWS, VALIDATION, FIGURES, RESULT, FAILURE = (
@@ -68,9 +68,10 @@ def end_with_parent() -> None:
 
 def _train(job: Job, folder: Path, rank: int) -> None:
     from pipelines.training import base_model, lora
+    from pipelines.training.token_cache import RowsFile
 
     base_dir = job.base_dir if job.base_dir.exists() else base_model.fetch(job.config.base)
-    rows, validation = _rows(folder / ROWS), _rows(folder / VALIDATION)
+    rows, validation = RowsFile(folder / ROWS), RowsFile(folder / VALIDATION)
     with (folder / FIGURES).open("a", encoding="utf-8") as file:
 
         def log(figures: Mapping[str, float], step: int) -> None:
@@ -81,11 +82,6 @@ def _train(job: Job, folder: Path, rank: int) -> None:
         trained = lora.train(base_dir, rows, job.config, job.instructions, folder, log, validation)
     if rank == 0:
         _write(folder / RESULT, json.dumps(asdict(trained), default=str))
-
-
-def _rows(path: Path) -> list[TrainingRow]:
-    with path.open(encoding="utf-8") as lines:
-        return [TrainingRow.model_validate_json(line) for line in lines]
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-NAMES = ("evaluate", "economics", "finetune", "governance", "prepare", "decide")
+NAMES = ("evaluate", "economics", "finetune", "governance", "prepare", "decide", "token_cache")
 ON_REQUEST = ("finetune_gpu",)
 """Run only when named: they need a machine that not everybody has."""
 KNOWN = NAMES + ON_REQUEST

@@ -18,6 +18,8 @@ from pipelines.economics.training_cost import (
     block_bytes,
     estimate,
     memory_gib,
+    n_machines,
+    settled,
     token_bytes,
     token_flop,
 )
@@ -39,6 +41,10 @@ WORK = Work(n_tokens=10_000_000, row_tokens=1024, micro_batch_tokens=8192, logit
 def config(*more: str) -> FinetuneConfig:
     settings = ["finetune.preset=llama-3.1-8b", "finetune.lora.rank=16", *more]
     return load_study(ROOT / "configs" / "quickstart.yaml", settings).finetune
+
+
+def processes(n: int, *more: str) -> FinetuneConfig:
+    return config("finetune.launcher=torchrun", f"finetune.n_processes={n}", *more)
 
 
 def machine(memory_gib: float | None = 80, **more: Any) -> Hardware:
@@ -145,8 +151,9 @@ def test_what_does_not_fit_says_what_to_do_and_has_no_time() -> None:
     assert (made.checkpointing, made.fits, made.train_s, made.usd) == (None, False, None, None)
     assert made.reasons == (
         "does not fit: about 26.9 GiB are needed, and 22.1 can be used; try "
-        "finetune.quantization: nf4 or a lower finetune.micro_batch_tokens or shorter rows or a "
-        "larger GPU",
+        "finetune.quantization: nf4 or several finetune.n_processes that share the base "
+        "(finetune.sharding) or a lower finetune.micro_batch_tokens or shorter rows or a larger "
+        "GPU",
     )
 
 
@@ -177,11 +184,89 @@ def test_hours_and_dollars() -> None:
 
 def test_two_gpus_halve_the_time_and_share_no_memory() -> None:
     one = estimate(LLAMA, config(), WORK, machine(80))
-    two = estimate(LLAMA, config(), WORK, machine(160, n_gpus=2))
+    two = estimate(LLAMA, processes(2), WORK, machine(160, n_gpus=2))
     assert two.available_gib == one.available_gib
+    assert two.memory_gib == one.memory_gib
     assert one.train_s is not None
     assert two.train_s is not None
     assert two.train_s.likely == one.train_s.likely / 2
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "n_gpus", "seconds", "usd"),
+    # One GPU takes 624.196 s, and a machine costs $2 an hour whatever it holds.
+    [
+        (1, 1, 624.196, 0.34678),
+        (2, 1, 312.098, 0.34678),  # 2 machines x 312.098 / 3600 x 2
+        (2, 2, 312.098, 0.17339),  # 1 x 312.098 / 3600 x 2
+        (1, 2, 624.196, 0.34678),  # the second GPU idles and is paid
+        (3, 2, 208.065, 0.23118),  # 2 x 208.065 / 3600 x 2
+    ],
+)
+def test_each_machine_is_paid_for_all_hours(
+    n_processes: int, n_gpus: int, seconds: float, usd: float
+) -> None:
+    hardware = machine(80 * n_gpus, n_gpus=n_gpus)
+    made = estimate(LLAMA, processes(n_processes), WORK, hardware)
+    assert made.train_s is not None
+    assert made.usd is not None
+    assert float(made.train_s.likely) == pytest.approx(seconds, abs=0.001)
+    assert float(made.usd.likely) == pytest.approx(usd, abs=0.00001)
+    # $1 for the same time, $4 for twice as long
+    assert float(made.usd.low) == pytest.approx(float(made.usd.likely) / 2)
+    assert float(made.usd.high) == pytest.approx(float(made.usd.likely) * 4)
+
+
+def test_a_measured_rate_is_that_of_all_processes() -> None:
+    # 10,000,000 / 5,000 = 2,000 s, on two machines at $2 an hour
+    made = estimate(LLAMA, processes(2), WORK, machine(80), tokens_per_s=5000)
+    assert made.train_s is not None
+    assert made.usd is not None
+    assert made.train_s.likely == 2000
+    assert float(made.usd.likely) == pytest.approx(2 * 2000 / 3600 * 2)
+
+
+def test_processes_without_gpus_share_a_machine() -> None:
+    assert [n_machines(n, 0) for n in (1, 2, 16)] == [1, 1, 1]
+    assert [n_machines(n, 8) for n in (1, 8, 9, 16, 17)] == [1, 1, 2, 2, 3]
+
+
+def test_a_shard_of_the_weights() -> None:
+    # Half of 8,030,261,248 x 2; whole are embeddings, head and norms, 1,050,939,392 x 2, and three
+    # blocks of 6,979,321,856 / 32 x 2.
+    half = memory_gib(LLAMA, 41_943_040, "none", WORK, "none", 2)
+    assert half["sharded weights"] * 2**30 == 8_030_261_248 + 2_101_878_784 + 1_308_622_848
+    whole = memory_gib(LLAMA, 41_943_040, "none", WORK, "none")
+    assert whole["weights"] * 2**30 == 8_030_261_248 * 2
+    same = ("adapter and optimiser", "activations", "logits")
+    assert [half[part] for part in same] == [whole[part] for part in same]
+
+
+def test_the_base_is_sharded_where_one_gpu_does_not_hold_it() -> None:
+    # Of 28 GiB 25.8 can be used. Everything computed again, the whole base needs
+    # 14.958 + 0.625 + 7.828 + 3.536 = 26.9, and half of it 10.655 + 11.989 = 22.6.
+    one, two = config(), processes(2)
+    assert settled(LLAMA, one, WORK, machine(28)).sharding == "none"
+    assert settled(LLAMA, two, WORK, machine(28)).sharding == "fsdp2"
+    assert settled(LLAMA, two, WORK, None, gpu_gib=28).sharding == "fsdp2"
+    assert settled(LLAMA, two, WORK, machine(30)).sharding == "none"
+    made = estimate(LLAMA, two, WORK, machine(28))
+    assert (made.fits, made.checkpointing) == (True, "full")
+    assert made.total_gib == pytest.approx(22.64, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["finetune.quantization=nf4", "finetune.lora.dora=true", "finetune.sharding=none"],
+)
+def test_a_base_that_cannot_or_shall_not_be_sharded_stays_whole(more: str) -> None:
+    assert settled(LLAMA, processes(2, more), WORK, machine(4)).sharding == "none"
+
+
+def test_without_a_gpu_or_sizes_nothing_is_sharded_unless_it_is_asked_for() -> None:
+    assert settled(LLAMA, processes(2), WORK, None).sharding == "none"
+    assert settled(None, processes(2), WORK, machine(4)).sharding == "none"
+    assert settled(LLAMA, processes(2, "finetune.sharding=fsdp2"), WORK, None).sharding == "fsdp2"
 
 
 def test_4_bits_take_5_percent_longer() -> None:
