@@ -78,11 +78,13 @@ def finetune(study: Study, options: Options, prepared: Record | None = None) -> 
         say(f"finetune: nothing changed, run {done}")
         return store.load_result(done, FinetuneResult)
 
+    from pipelines.governance import approval
     from pipelines.training import base_model, token_cache
     from pipelines.training.preflight import gpu_gib, preflight
 
     config = study.finetune
     base_dir = base_model.fetch(config.base)
+    approval.check_base(base_dir)
     rows = _rows(prepared.run_id, TRAIN_FILE)
     validation = _rows(prepared.run_id, VALIDATION_FILE) if prepared.n_validation else []
     cache = stage.work_dir.parent / token_cache.FOLDER

@@ -32,6 +32,7 @@ from pipelines.core.records import Example, Record
 from pipelines.core.results import ADAPTER, FinetuneResult, Plan, PlannedStage
 from pipelines.core.study import Study
 from pipelines.finetune import finetune
+from pipelines.serving import own_server
 from pipelines.serving.vllm_server import BASE, TUNED, check_installed, vllm_server
 
 
@@ -73,10 +74,12 @@ def _until_stopped(
     adapter_dir: Path | None = None,
 ) -> None:
     from pipelines.data import sources
+    from pipelines.tracking import store
 
     example = sources.load_eval(study.workload.eval_set)[0]
     with endpoint(study, tuned, serving, adapter_dir) as base_url:
-        say(f"\n{_curl(base_url, tuned, example)}\n\nserve: up; Ctrl-C stops it")
+        key_file = own_server.write_key(store.work_root() / "vllm.key")
+        say(f"\n{_curl(base_url, key_file, tuned, example)}\n\nserve: up; Ctrl-C stops it")
         try:
             while True:
                 time.sleep(3600)
@@ -188,7 +191,7 @@ CHAMPION = command.Mode(
 )
 
 
-def _curl(base_url: str, tuned: FinetuneResult, example: Example) -> str:
+def _curl(base_url: str, key_file: Path, tuned: FinetuneResult, example: Example) -> str:
     system = [{"role": "system", "content": tuned.instructions}] if tuned.instructions else []
     body = {
         "model": TUNED,
@@ -198,7 +201,8 @@ def _curl(base_url: str, tuned: FinetuneResult, example: Example) -> str:
     }
     return (
         f"curl {base_url}/chat/completions -H 'Content-Type: application/json' \\\n"
-        f"  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+        f'  -H "Authorization: Bearer $(cat {shlex.quote(str(key_file))})" \\\n'
+        f"  -d {shlex.quote(json.dumps(body))}"
     )
 
 

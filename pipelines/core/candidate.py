@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pipelines.core.hardware import Hardware, use_contract
 from pipelines.core.prices import Terms
 from pipelines.core.records import Record
-from pipelines.core.workload import Name, Share
+from pipelines.core.workload import EnvName, Name, Share
 
 
 class StandIn(Record):
@@ -44,7 +44,7 @@ class Rent(Record):
     at the standard tier and are budgeted so."""
     base_url: str | None = None
     """None = the provider's public address."""
-    api_key_env: str | None = None
+    api_key_env: EnvName | None = None
     """Name of the environment variable that holds the key; the key itself is never in a file."""
     standin: StandIn | None = None
     """Used where the key is absent; everything it touches is marked simulated."""

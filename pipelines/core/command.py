@@ -15,7 +15,7 @@ from pathlib import Path
 from pipelines.core import offline
 from pipelines.core.config import load_study
 from pipelines.core.errors import FreeholdError
-from pipelines.core.progress import say
+from pipelines.core.progress import printable, say
 from pipelines.core.records import Record
 from pipelines.core.results import Plan, PromoteResult
 from pipelines.core.study import Study
@@ -169,7 +169,7 @@ def _run(
             text = json.dumps(record.model_dump(mode="json"))
         else:
             text = plan_table(record) if isinstance(record, Plan) else show(record)
-        out.write(text.rstrip("\n") + "\n")
+        out.write(printable(text).rstrip("\n") + "\n")
         out.flush()
         waiting = isinstance(record, PromoteResult) and record.state == "waiting"
         return WAITING if waiting else 0

@@ -14,6 +14,8 @@ from pipelines.core.paths import shown
 
 MAX_SHOWN = 20
 """Problems printed of one file; the rest are counted."""
+MAX_LINE_BYTES = 16 * 1024**2
+"""Of a line; a longer one is no record, and reading it would fill the memory."""
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -22,13 +24,18 @@ def read(path: Path, record_type: type[RecordT]) -> list[tuple[str, RecordT]]:
     """Pairs of place (`line 7`) and record; blank lines are passed over.
 
     Raises:
-        DataError: the file cannot be read, or lines are bad; lists them with their numbers.
+        DataError: the file cannot be read, a line is too long, or lines are bad; lists them with
+            their numbers.
     """
     records: list[tuple[str, RecordT]] = []
     problems: list[str] = []
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > MAX_LINE_BYTES:
+                    problems.append(f"line {number}: longer than {MAX_LINE_BYTES:,} bytes")
+                    break
                 raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if not raw.strip():
                     continue

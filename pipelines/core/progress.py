@@ -16,9 +16,16 @@ class Advance(Protocol):
         ...
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal obeys or what turns the reading direction; lines stay."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
 def say(text: str) -> None:
     """One line for the person who waits; stdout stays free for results."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
 

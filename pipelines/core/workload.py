@@ -16,6 +16,8 @@ from pipelines.core.usage_log import GroupedBy
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 """Lower case, digits, dash, underscore: MLflow model names allow no `/ : . %` nor quotes."""
+EnvName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+"""An environment variable; a key that was written in its place has another form."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Tier = Literal["public", "internal", "confidential", "restricted"]
 TIERS: Mapping[Tier, str] = {
@@ -186,7 +188,7 @@ class Embedder(Record):
     """Of a server with `/embeddings`, such as `https://api.openai.com/v1`; None = the small model
     all-MiniLM-L6-v2, which is installed as a package."""
     model: str = "all-MiniLM-L6-v2"
-    api_key_env: str | None = None
+    api_key_env: EnvName | None = None
 
 
 class Retrieval(Record):

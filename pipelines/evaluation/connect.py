@@ -8,10 +8,13 @@ from functools import partial
 
 from pipelines import providers
 from pipelines.core.candidate import Baseline, Own, Rent
+from pipelines.core.errors import ProviderError
 from pipelines.core.study import EvaluateConfig, Study
 from pipelines.governance import egress
 from pipelines.governance.egress import Gate
+from pipelines.providers import Ask, ChatRequest, Completion
 from pipelines.providers.hedge import hedged
+from pipelines.serving import own_server
 
 OURS = "http://127.0.0.1"
 """Where the servers of own models, classical ones and stand-ins listen."""
@@ -30,7 +33,8 @@ async def connected(
     Args:
         gate: asked before every call, tries and hedges included.
         who: the candidate or judge, in words.
-        model: only a rented one that is not simulated brings its provider and its key.
+        model: only a rented one that is not simulated brings its provider and its key; of an own
+            one, answers count that its server gives in its name.
         base_url: None = the provider's public address.
         config: timeout, attempts and concurrency.
 
@@ -41,7 +45,7 @@ async def connected(
     provider = public.provider if public else "openai_compatible"
     where = providers.Endpoint(
         base_url=base_url,
-        api_key_env=public.api_key_env if public else None,
+        api_key_env=key_env_of(model),
         timeout_s=config.timeout_s,
         max_attempts=config.max_attempts,
         concurrency=config.concurrency,
@@ -51,7 +55,30 @@ async def connected(
         egress.open_client(gate, who, url, limit=config.concurrency) as client,
         providers.load(provider)(where, client) as ask,
     ):
+        if isinstance(model, Own):
+            ask = in_its_name(ask)
         yield hedged(ask, config.hedge_after_s) if public and config.hedge_after_s else ask
+
+
+def key_env_of(model: Rent | Own | Baseline) -> str | None:
+    """Environment variable with the key that a model is asked with; None = it needs none."""
+    if isinstance(model, Own):
+        return own_server.key_env()
+    return model.api_key_env if isinstance(model, Rent) and not model.simulated else None
+
+
+def in_its_name(ask: Ask) -> Ask:
+    """`ask`, but an answer of another model than the one that was asked is an error."""
+
+    async def checked(request: ChatRequest) -> Completion:
+        answer = await ask(request)
+        if answer.model != request.model:
+            error = ProviderError(f"asked for {request.model!r}, {answer.model!r} answered")
+            error.n_attempts, error.wasted_usage = answer.n_attempts, answer.usage
+            raise error
+        return answer
+
+    return checked
 
 
 def check_allowed(study: Study, names: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from pipelines.core.study import Study
 from pipelines.economics.price_book import load_prices
 from pipelines.economics.token_cost import usd_of_call
 from pipelines.evaluation import asked
+from pipelines.evaluation.connect import key_env_of
 from pipelines.evaluation.job import reader_of, rows_of
 from pipelines.evaluation.recorded import file_sha256
 from pipelines.governance.egress import gate_of
@@ -218,7 +219,7 @@ def _measured(job: LoadJob) -> tuple[_Load, Capacity]:
         stack = AsyncExitStack()
         where = Endpoint(
             base_url=url,
-            api_key_env=paid.api_key_env if paid else None,
+            api_key_env=key_env_of(candidate),
             timeout_s=study.evaluate.timeout_s,
         )
         provider = paid.provider if paid else "openai_compatible"

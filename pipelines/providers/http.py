@@ -30,6 +30,8 @@ NO_CREDIT = ("insufficient_quota", "billing_hard_limit", "credit balance")
 MAX_WAIT_S = 30.0
 MAX_RETRY_AFTER_S = 120.0
 MAX_THROTTLED_S = 600.0
+MAX_ANSWER_BYTES = 64 * 1024**2
+"""Of a stream: 500 bytes for each of 128,000 tokens. What is longer is no answer."""
 MAX_ERROR_BYTES = 8000
 """What is read of an error page."""
 MAX_ERROR_CHARACTERS = 400
@@ -62,6 +64,8 @@ SIGNS: Mapping[Outcome, Sequence[str]] = {
 """Words in the body of a 400, or in an error event, that make it the candidate's doing."""
 BAD_REQUEST = ("invalid_request", "invalid_prompt", "invalid_argument", "validationexception")
 """Error events that come again however often one asks."""
+LEAST_KEY = 16
+"""Characters; what is shorter, such as `EMPTY`, is no secret and may be a word of an answer."""
 LEAST_LOGPROB = -9999.0
 """What OpenAI and vLLM write for a token that is hardly possible."""
 
@@ -253,6 +257,11 @@ class Caller:
         printable = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(printable.split())[:MAX_ERROR_CHARACTERS]
 
+    def _without_key(self, text: str) -> str:
+        """A server's text; more people read the files that it ends up in than know the key."""
+        secret = self._key is not None and len(self._key) >= LEAST_KEY
+        return text.replace(str(self._key), "[key]") if secret else text
+
     async def _attempt(
         self,
         url: str,
@@ -274,14 +283,16 @@ class Caller:
                 reader.began = True
                 async for event in events(answer):
                     handle(reader, event)
+                    if answer.content.total_bytes > MAX_ANSWER_BYTES:
+                        raise ProviderError(f"the answer has no end: {MAX_ANSWER_BYTES:,} bytes")
             if not reader.finished:
                 raise Transient("the stream ended before the answer did")
             first = reader.first_token_at
             completion = Completion(
-                text="".join(reader.parts),
-                model=reader.model,
+                text=self._without_key("".join(reader.parts)),
+                model=self._without_key(reader.model),
                 usage=reader.usage,
-                finish_reason=reader.finish_reason,
+                finish_reason=reader.finish_reason and self._without_key(reader.finish_reason),
                 outcome="refused"
                 if reader.refused
                 else OUTCOMES.get(reader.finish_reason or "", "answered"),

@@ -82,28 +82,27 @@ def _load() -> tuple[Any, Any]:
 async def _endpoint(
     parts: Sequence[Sequence[str]], embedder: Embedder, base_url: str, gate: Gate
 ) -> list[np.ndarray]:
-    headers: dict[str, str] = {}
-    if embedder.api_key_env:
-        key = os.environ.get(embedder.api_key_env)
-        if not key:
-            raise ConfigError(f"the embedder needs an API key: set {embedder.api_key_env}")
-        headers["Authorization"] = f"Bearer {key}"
+    key = os.environ.get(embedder.api_key_env) if embedder.api_key_env else None
+    if embedder.api_key_env and not key:
+        raise ConfigError(f"the embedder needs an API key: set {embedder.api_key_env}")
     url = f"{base_url.rstrip('/')}/embeddings"
     async with open_client(gate, "the embedder", url) as client:
-        one = partial(_vectors, client, url, headers, embedder.model)
+        one = partial(_vectors, client, url, key, embedder.model)
         return [await one(part) for part in parts]
 
 
 async def _vectors(
-    client: Client, url: str, headers: dict[str, str], model: str, texts: Sequence[str]
+    client: Client, url: str, key: str | None, model: str, texts: Sequence[str]
 ) -> np.ndarray:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         body = {"model": model, "input": list(texts)}
         async with client.post(url, body, headers, TIMEOUT_S) as answer:
             raw = await answer.read()
         if answer.status != 200:
-            text = raw[:300].decode(errors="replace")
-            raise UserError(f"embedder {url}: HTTP {answer.status}: {text}")
+            text = raw.decode(errors="replace")
+            shown = (text.replace(key, "[key]") if key else text)[:300]
+            raise UserError(f"embedder {url}: HTTP {answer.status}: {shown}")
         rows = json.loads(raw)["data"]
         return np.array([r["embedding"] for r in sorted(rows, key=lambda r: r["index"])])
     except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,6 +13,7 @@ from typing import Any
 from pipelines.core.errors import ServerError
 from pipelines.core.results import ReferenceAnswer
 from pipelines.core.study import ParityConfig
+from pipelines.serving import own_server
 
 N_LIKELIEST = 20
 """Log-probabilities asked for at each place; the most that vLLM gives."""
@@ -141,13 +141,8 @@ def _ask(base_url: str, model: str, ours: ReferenceAnswer) -> _Served:
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
-    request = urllib.request.Request(
-        f"{base_url}/chat/completions",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with own_server.post(f"{base_url}/chat/completions", body, TIMEOUT_S) as answer:
             return _read(json.loads(answer.read()))
     except (OSError, http.client.HTTPException) as error:
         detail = error.read(300) if isinstance(error, urllib.error.HTTPError) else b""

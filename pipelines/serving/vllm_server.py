@@ -11,8 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +19,14 @@ from pipelines.core import offline
 from pipelines.core.errors import ServerError
 from pipelines.core.progress import say
 from pipelines.core.study import VLLM_MAX_RANKS, ServeConfig
+from pipelines.serving import own_server
 
 BASE, TUNED = "base", "tuned"
 """Names under which the server offers the open model and the open model with its adapter."""
 QUANTIZATIONS = {"fp8": "fp8", "int8": "int8_per_channel_weight_only", "awq": "awq"}
 """A candidate's `serving.quantization` -> vLLM's name for it."""
+CLOSED: Mapping[str, str] = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0", "VLLM_SERVER_DEV_MODE": "0"}
+"""No request may load another adapter or reach a developer's endpoints, whatever is set outside."""
 NOT_ON_A_CPU = frozenset({"fp8"})
 """Those whose kernels vLLM's build for CPUs has not."""
 GUARD = Path(__file__).with_name("guard.py")
@@ -59,6 +60,8 @@ def vllm_server(
     name: str = BASE,
 ) -> Generator[str]:
     """Serve the base as `base` and, if there is an adapter, base + adapter as `tuned`.
+
+    It listens on loopback and asks for the key in `$FREEHOLD_SERVER_KEY`, see `own_server`.
 
     Args:
         base_dir: Hugging Face folder of the open model.
@@ -105,6 +108,9 @@ def vllm_server(
     environment = {
         **os.environ,
         **offline.CLOSED,  # the weights are on disk by now
+        **CLOSED,
+        # Not an argument: every user of the machine can read those.
+        "VLLM_API_KEY": os.environ[own_server.key_env()],
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
     }
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +182,7 @@ def _wait_until_healthy(
                 f"the end of {log_path}:\n{_tail(log_path)}"
             )
         with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            with own_server.get(f"http://127.0.0.1:{port}/health", timeout_s=5):
                 return
         time.sleep(0.25)
     raise ServerError(
@@ -193,15 +199,11 @@ def _warm_up(port: int, model: str, log_path: Path, *, logprobs: bool) -> None:
         "max_tokens": 2,
         "logprobs": logprobs,
     }
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
     try:
-        with urllib.request.urlopen(request, timeout=180) as answer:
+        with own_server.post(url, body, timeout_s=180) as answer:
             answer.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except OSError as error:
         raise ServerError(
             f"vLLM does not answer as {model!r}: {error}; the end of {log_path}:\n{_tail(log_path)}"
         ) from None

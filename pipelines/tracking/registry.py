@@ -18,6 +18,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from requests import HTTPError
 
 from pipelines.core.errors import MissingRunError, Refused
+from pipelines.tracking.store import check_place, harmless
 
 CHAMPION = "champion"
 MODEL_ID = "model_id"
@@ -54,7 +55,7 @@ def register(workload: str, model_id: str, tags: Mapping[str, str], description:
         version = str(mlflow.register_model(f"models:/{model_id}", workload).version)
     for key, value in {**tags, MODEL_ID: model_id}.items():
         client.set_model_version_tag(workload, version, key, value)
-    client.update_model_version(workload, version, description)
+    client.update_model_version(workload, version, harmless(description))
     return version
 
 
@@ -93,10 +94,12 @@ def download(workload: str, version: str, into: Path) -> Path:
 
     Raises:
         MissingRunError: the files are gone.
+        UserError: a tracking server says that they lie on this machine.
     """
     to = into / "adapter"
     try:
         uri = MlflowClient().get_model_version_download_uri(workload, version)
+        check_place(uri)
         if urlsplit(uri).scheme in ("", "file"):
             shutil.copytree(local_file_uri_to_path(uri), to, symlinks=True)
         else:

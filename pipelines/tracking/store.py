@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -26,12 +27,13 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import pipelines
 from pipelines.core.errors import MissingRunError, UserError
+from pipelines.core.json_lines import first_problem
 from pipelines.core.paths import MLRUNS, ROOT
-from pipelines.core.progress import say
+from pipelines.core.progress import printable, say
 from pipelines.core.records import Record
 from pipelines.governance import egress
 from pipelines.governance.egress import Gate
@@ -39,6 +41,8 @@ from pipelines.governance.egress import Gate
 ResultT = TypeVar("ResultT", bound=BaseModel)
 RESULT_FILE = "result.json"
 NOTE_TAG = "mlflow.note.content"
+MAX_RESULT_BYTES = 64 * 1024**2
+"""Of a result.json; what is larger is none."""
 BATCH = 500
 """MLflow's REST interface takes at most 1,000 metrics a call."""
 
@@ -151,7 +155,7 @@ class StageRun:
 
     def describe(self, text: str) -> None:
         """Set the description that the UI shows on top of the run; Markdown."""
-        self.set_tags({NOTE_TAG: text})
+        self.set_tags({NOTE_TAG: harmless(text)})
 
     def log_text(self, text: str, name: str) -> None:
         """Store a text file among the artifacts."""
@@ -161,12 +165,15 @@ class StageRun:
         """Store a folder among the artifacts."""
         self._client.log_artifacts(self.run_id, str(folder), name)
 
-    def log_rows(self, name: str, rows: Iterable[Record]) -> None:
-        """Store rows as one JSON Lines artifact `name`."""
+    def log_rows(self, name: str, rows: Iterable[Record | bytes]) -> None:
+        """Store rows, or lines of JSON, as one JSON Lines artifact `name`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, name)
-            with path.open("w", encoding="utf-8") as file:
-                file.writelines(row.model_dump_json() + "\n" for row in rows)
+            with path.open("wb") as file:
+                file.writelines(
+                    row if isinstance(row, bytes) else row.model_dump_json().encode() + b"\n"
+                    for row in rows
+                )
             self._client.log_artifact(self.run_id, str(path))
 
     def log_dataset(self, path_or_name: str, sha256: str, n_rows: int, context: str) -> None:
@@ -196,6 +203,7 @@ class StageRun:
             experiment_id=self.experiment_id,
         )
         if files is not None:
+            check_place(model.artifact_location)
             self._client.log_model_artifacts(model.model_id, str(files))
         return str(model.model_id)
 
@@ -236,7 +244,7 @@ def open_run(
             "data_sha256": data_sha256,
             "git_commit": _git_commit(),
             "freehold_version": pipelines.__version__,
-            NOTE_TAG: description,
+            NOTE_TAG: harmless(description),
             **({"candidate": stage.candidate} if stage.candidate else {}),
             **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}),
             **{f"input.{name}": run_id for name, run_id in inputs.items()},
@@ -244,12 +252,14 @@ def open_run(
         cut = _search(stage, "attributes.status != 'FINISHED'")
         if cut is not None:
             run_id = cut.info.run_id
+            check_place(cut.info.artifact_uri)
             client.update_run(run_id, status="RUNNING")
             client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
             say(f"{stage.label}: going on with run {run_id}")
         else:
             run = client.create_run(experiment_id, tags=tags, run_name=stage.label)
             run_id = run.info.run_id
+            check_place(run.info.artifact_uri)
         handle = StageRun(run_id, experiment_id, stage)
         handle.log_text(stage.config_json, "config.json")
         try:
@@ -287,9 +297,19 @@ def load_result(run_id: str, result_type: type[ResultT]) -> ResultT:
     """Read the result that a stage saved.
 
     Raises:
-        MissingRunError: the run has none.
+        MissingRunError: the run has none, or something else in its place.
     """
-    return result_type.model_validate_json(artifact(run_id, RESULT_FILE).read_text("utf-8"))
+    path = artifact(run_id, RESULT_FILE)
+    try:
+        if path.stat().st_size > MAX_RESULT_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
+        return result_type.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise MissingRunError(
+            f"run {run_id}: {RESULT_FILE} is not what this version writes ({problem}); "
+            "delete the run in the MLflow UI and run the stage again"
+        ) from None
 
 
 def artifact(run_id: str, name: str) -> Path:
@@ -297,9 +317,11 @@ def artifact(run_id: str, name: str) -> Path:
 
     Raises:
         MissingRunError: the run or the artifact is gone.
+        UserError: a tracking server says that it lies on this machine.
     """
     try:
         uri = f"{MlflowClient().get_run(run_id).info.artifact_uri}/{name}"
+        check_place(uri)
         if urlsplit(uri).scheme in ("", "file"):
             path = Path(local_file_uri_to_path(uri))
             if not path.exists():
@@ -317,7 +339,13 @@ def artifact(run_id: str, name: str) -> Path:
 def set_experiment_note(workload: str, text: str) -> None:
     """Markdown on top of the workload's page in the UI."""
     client = MlflowClient()
-    client.set_experiment_tag(_experiment(client, workload), NOTE_TAG, text)
+    client.set_experiment_tag(_experiment(client, workload), NOTE_TAG, harmless(text))
+
+
+def harmless(markdown: str) -> str:
+    """Markdown without HTML, images and links: the UI would fetch what a name or answer names."""
+    text = re.sub(r"\\?<", "&lt;", printable(markdown))
+    return re.sub(r"\](\s*)([(:])", r"]\1\\\2", text)
 
 
 def is_sqlite() -> bool:
@@ -340,6 +368,16 @@ def ui_command() -> str:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --workers 1 "
         f"--backend-store-uri {uri}"
     )
+
+
+def check_place(artifact_uri: str | None) -> None:
+    """A server's answer must not choose a folder of this machine to read from or write to."""
+    local = urlsplit(artifact_uri or "").scheme in ("", "file")
+    if local and mlflow.get_tracking_uri().startswith("http"):
+        raise UserError(
+            f"the tracking server keeps its artifacts in {artifact_uri}, a folder of this machine "
+            "by its form; start it with --artifacts-destination, so that they go through it"
+        )
 
 
 def _search(stage: Stage, condition: str) -> Run | None:
