@@ -63,6 +63,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--as-of", type=_date, metavar="DATE",
         help="use the prices of this day for every call (default: of the call's own day)",
     )  # fmt: skip
+    parser.add_argument(
+        "--terms", type=Path, metavar="FILE.yaml",
+        help="what you pay instead of list prices: discounts and regional uplifts by provider",
+    )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there, too")
     parser.add_argument(
         "--focus", type=Path, metavar="FILE.csv", help="write cost rows in the format FOCUS 1.2"
@@ -89,15 +93,18 @@ def audit(args: argparse.Namespace) -> Record:
         if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(f"{shown(path.absolute().parent)}: no such folder; make it first")
 
-    from pipelines.economics import audited
+    from pipelines.economics import agreed, audited
     from pipelines.tracking import store
 
+    terms = () if args.terms is None else agreed.read(args.terms)
     store.connect(args.tracking_uri)
     with _paths(args.logs) as paths:
         log = _read(paths, args)
-        charges = audited.priced(log.groups, args.as_of)
+        charges = audited.priced(log.groups, args.as_of, terms)
         _check_providers(invoices, charges)
-        result = audited.result(log, charges, invoices, sources=args.logs, as_of=args.as_of)
+        result = audited.result(
+            log, charges, invoices, sources=args.logs, as_of=args.as_of, terms=terms
+        )
         study = None if study_path is None else _study(result, charges, args.write_study)
         digest = audited.digest(log)
         stage = store.Stage(
@@ -108,6 +115,7 @@ def audit(args: argparse.Namespace) -> Record:
                 "invoices": invoices,
                 "by": args.by,
                 "as_of": args.as_of,
+                "terms": [each.model_dump(mode="json") for each in terms],
                 "calls_sha256": digest,
             },
         )

@@ -61,7 +61,7 @@ def benchmark(study: Study, options: Options) -> Record:
     from pipelines.tracking import store
 
     results: dict[str, BenchmarkResult] = {}
-    left_usd = study.benchmark.budget_usd
+    left_usd = _left_usd(study)
     with Servers(study, tuned) as servers:
         for name in names:
             stage = stage_of(study, name, prepared, tuned)
@@ -71,8 +71,8 @@ def benchmark(study: Study, options: Options) -> Record:
             else:
                 job = LoadJob(study, name, stage, prepared, tuned, servers.url, left_usd)
                 results[name] = load_candidate(job)
-            if left_usd is not None:
-                left_usd -= results[name].spent_usd or Decimal(0)
+                if left_usd is not None:
+                    left_usd -= results[name].spent_usd or Decimal(0)
     return BenchmarkResults(results=results)
 
 
@@ -139,6 +139,19 @@ def _chosen(study: Study) -> list[str]:
     return _able(study, list(names))
 
 
+def _left_usd(study: Study) -> Decimal | None:
+    """What of the budget earlier load tests of the workload have left; None = no limit."""
+    from pipelines.tracking.spent import spent_usd
+
+    most = study.benchmark.budget_usd
+    if most is None or not (spent := spent_usd("benchmark", study.workload.name)):
+        return most
+    left = max(Decimal(0), most - spent)
+    more = "" if left else "; raise it to send more load to rented candidates"
+    say(f"benchmark: ${spent:.4f} of benchmark.budget_usd {most} is spent by earlier runs{more}")
+    return left
+
+
 def _need_adapter(study: Study, names: Sequence[str]) -> bool:
     chosen = (study.candidates[name] for name in names)
     return any(isinstance(model, Own) and model.tuned for model in chosen)
@@ -164,6 +177,7 @@ def _plan(study: Study, names: Sequence[str], upstream: Plan) -> Plan:
     n_calls = N_ALONE + config.min_requests * (N_BURSTS + n_steps)
     lines: list[PlannedStage] = []
     started: set[Serving] = set()
+    left_usd = _left_usd(study)
     for name in names:
         candidate = study.candidates[name]
         waits = prepared is None or (isinstance(candidate, Own) and candidate.tuned and not tuned)
@@ -179,7 +193,8 @@ def _plan(study: Study, names: Sequence[str], upstream: Plan) -> Plan:
         if isinstance(candidate, Rent) and candidate.simulated:
             note += "; SIMULATED, costs nothing"
         elif isinstance(candidate, Rent) and not done:
-            usd = _planned_usd(study, name, candidate, tuned, n_calls)
+            assert left_usd is not None
+            usd = _planned_usd(study, name, candidate, tuned, n_calls, left_usd)
         state = "done" if done else "depends" if waits else "to do"
         lines.append(
             PlannedStage(
@@ -196,7 +211,12 @@ def _plan(study: Study, names: Sequence[str], upstream: Plan) -> Plan:
 
 
 def _planned_usd(
-    study: Study, name: str, candidate: Rent, tuned: FinetuneResult | None, n_calls: int
+    study: Study,
+    name: str,
+    candidate: Rent,
+    tuned: FinetuneResult | None,
+    n_calls: int,
+    most: Decimal,
 ) -> dict[str, Any]:
     """Fields of the candidate's line: the mean of all items, as often as it is asked."""
     from pipelines.data import sources
@@ -212,8 +232,7 @@ def _planned_usd(
         study.workload.max_output_tokens,
         candidate.terms.as_sent,
     )
-    share, most = Decimal(n_calls) / len(examples), study.benchmark.budget_usd
-    assert most is not None
+    share = Decimal(n_calls) / len(examples)
     return {
         "tokens": int(each.tokens * share),
         "usd_low": min(most, each.low * share),

@@ -110,6 +110,46 @@ def test_logs_become_dollars_a_page_cost_rows_and_a_run(
     assert {"audit.html", "audit.json", "focus.csv"} <= artifacts
 
 
+def test_discount_and_uplift_stand_beside_the_list_price(
+    log: Path, run: Callable[..., Done], tmp_path: Path
+) -> None:
+    terms, page, rows = (tmp_path / name for name in ("terms.yaml", "audit.html", "focus.csv"))
+    terms.write_text(
+        "terms:\n  - {provider: anthropic, discount: 0.20, regional_uplift: 1.10, account: org-7,"
+        " source: contract 7, checked_on: 2026-11-01}\n",
+        encoding="utf-8",
+    )
+    flags = ("--terms", terms, "--invoice", "1.3024", "--html", page, "--focus", rows)
+    done = run(log, *flags, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # Two priced calls of $0.74: $1.48 x 0.8 x 1.1.
+    assert Decimal(found["total"]["usd"]) == Decimal("1.48")
+    assert Decimal(found["total"]["usd_at_terms"]) == Decimal("1.3024")
+    assert found["comparisons"][0]["agrees"]
+    assert found["workloads"][0]["usd_per_month_at_terms"] is not None
+    text = page.read_text(encoding="utf-8")
+    assert "$1.48 at list prices, $1.30 at your terms" in text
+    assert "20 % off, x 1.1 for the region: contract 7, 2026-11-01" in text
+    with rows.open(encoding="utf-8", newline="") as file:
+        cost_rows = list(csv.DictReader(file))
+    sums = {
+        name: sum(Decimal(row[name]) for row in cost_rows)
+        for name in ("ListCost", "ContractedCost", "BilledCost", "EffectiveCost")
+    }
+    paid = Decimal("1.3024")
+    assert sums == {
+        "ListCost": Decimal("1.48"),
+        "ContractedCost": paid,
+        "BilledCost": paid,
+        "EffectiveCost": paid,
+    }
+    assert {row["BillingAccountId"] for row in cost_rows} == {"org-7"}
+    # Without the terms nothing of this is said.
+    assert run(log, "--html", page).returncode == 0
+    assert "your terms" not in page.read_text(encoding="utf-8")
+
+
 def test_a_study_is_begun_and_never_overwritten(
     log: Path, run: Callable[..., Done], tmp_path: Path
 ) -> None:

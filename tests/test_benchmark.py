@@ -32,10 +32,12 @@ from pipelines.core.results import BenchmarkResult, BenchmarkResults, Plan
 from pipelines.core.study import ServeConfig, Study
 from pipelines.economics import own_prices
 from pipelines.evaluate import evaluate
+from pipelines.evaluation import load_test
 from pipelines.evaluation.load_test import REQUESTS
 from pipelines.load.send import Exchange
 from pipelines.serving.vllm_server import vllm_server
 from pipelines.tracking import store
+from pipelines.tracking.spent import spent_usd
 from tests.conftest import scripted_server, sse, threaded_server
 
 QUICK = (
@@ -223,6 +225,51 @@ def test_the_spending_cap_ends_the_load_before_it_is_passed(
         again = measured(small_study, store_uri, *paid(server.url)).results["frontier"]
     assert again.limited_by != "budget"
     assert again.n_requests > result.n_requests
+
+
+def test_the_spending_cap_counts_what_earlier_runs_spent(
+    small_study: Path,
+    store_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "prices").mkdir()
+    (tmp_path / "prices" / "acme.yaml").write_text(
+        "tokens: {acme/m: {usd_per_million_input_tokens: 2, usd_per_million_output_tokens: 0, "
+        "source: a page, checked_on: 2026-09-01}}",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(own_prices, "FOLDER", tmp_path / "prices")
+    with caching_server() as url:
+        # A limit that nothing keeps: only the three requests one after another are sent.
+        more = (*paid(url), "candidates.frontier.price=acme/m")
+        more += ("benchmark.limits={latency_p95_s: 0.000001}",)
+        first = measured(small_study, store_uri, *more).results["frontier"]
+        # Another load test of the study: three requests again, unless the cap knows of the first.
+        more += ("benchmark.seed=1",)
+        cap = f"benchmark.budget_usd={first.spent_usd}"
+        second = measured(small_study, store_uri, *more, cap).results["frontier"]
+        # 100 tokens x $2 per million, of which $0.0001 are left.
+        dearer = "benchmark.budget_usd=0.0007"
+        dry = benchmark(load_study(small_study, [*QUICK, *more, dearer]), options(store_uri, True))
+        # What was sent when a run is cut counts at the most that it can cost.
+        name = load_study(small_study).workload.name
+        assert spent_usd("benchmark", name) == Decimal("0.0006")
+
+        async def cut(*_: object) -> list[Exchange]:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(load_test, "send", cut)
+        with pytest.raises(KeyboardInterrupt):
+            measured(small_study, store_uri, *more, "benchmark.seed=2")
+        assert spent_usd("benchmark", name) > Decimal("0.0006")
+    assert first.spent_usd == Decimal("0.0006")
+    assert (second.n_requests, second.limited_by, second.spent_usd) == (0, "budget", Decimal(0))
+    assert isinstance(dry, Plan)
+    assert dry.stages[-1].usd_high == Decimal("0.0001")
+    said = "benchmark: $0.0006 of benchmark.budget_usd 0.0006 is spent by earlier runs; raise it"
+    assert said in capfd.readouterr().err
 
 
 def test_what_is_too_slow_alone_has_no_capacity_and_is_not_loaded(

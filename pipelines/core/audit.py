@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
+
+from pipelines.core.prices import Terms
 from pipelines.core.records import Record
 from pipelines.core.usage_log import BadRow, GroupedBy, SourceFile
 
@@ -18,6 +21,34 @@ TOKEN_CLASSES: tuple[TokenClass, ...] = (
     "output",
 )
 """What is priced apart; together they are all tokens, each once."""
+
+
+class AgreedTerms(Terms):
+    """What a company pays one provider instead of the list price."""
+
+    provider: str = Field(pattern=r"\S")
+    """As the audit names it: `openai`, `anthropic`, `bedrock`."""
+    model: str | None = None
+    """As the log or the price book names it; None = every model of the provider."""
+    region: str | None = None
+    """As the log names it; None = wherever the calls ran."""
+    account: str | None = Field(default=None, pattern=r"\S")
+    """The billing account, for cost rows."""
+    source: str = Field(pattern=r"\S")
+    """Where they are written: a contract, an offer."""
+    checked_on: date
+
+    @model_validator(mode="after")
+    def _tier_is_in_the_log(self) -> Self:
+        if self.service_tier != "standard":
+            raise ValueError("no service_tier here: the log says which tier each call had")
+        return self
+
+    @property
+    def whose(self) -> str:
+        """Which calls they are for, such as `openai/gpt-6.1-sol in eu`."""
+        name = f"{self.provider}/{self.model}" if self.model else self.provider
+        return f"{name} in {self.region}" if self.region else name
 
 
 class Spend(Record):
@@ -39,6 +70,8 @@ class Spend(Record):
     """List price of the priced calls; None = none is priced, `why_not` says why."""
     usd_by_class: dict[TokenClass, Decimal]
     """Sums to `usd`; empty when that is None."""
+    usd_at_terms: Decimal | None = None
+    """`usd` after discounts and regional uplifts; None = no terms were given, or no price."""
     why_not: tuple[str, ...] = ()
     """Why calls are missing from the dollars."""
 
@@ -107,6 +140,8 @@ class WorkloadSpend(Record):
     grouped_by: GroupedBy
     spend: Spend
     usd_per_month: Decimal | None
+    usd_per_month_at_terms: Decimal | None = None
+    """None = no terms were given."""
     calls_per_month: int | None
     """None = part of the log does not say how many calls it sums."""
     by_model: dict[str, Spend]
@@ -117,7 +152,8 @@ class WorkloadSpend(Record):
     """None = the log states no time of day for it."""
     signs: tuple[Sign, ...]
     usd_per_hour: Decimal | None
-    """Dollars per month over the hours of a month: what a machine around the clock may cost."""
+    """Dollars per month, at your terms where they were given, over the hours of a month: what a
+    machine around the clock may cost."""
     n_machines_paid: int | None
     """Whole machines (`AuditResult.machine`) that these dollars rent; None = one is unknown."""
 
@@ -159,10 +195,12 @@ class Comparison(Record):
     """None = all days together."""
     usd_list: Decimal | None
     """Ours, at list prices."""
+    usd_at_terms: Decimal | None = None
+    """Ours, at your terms; None = none were given, or the other side states list prices (a log)."""
     usd_stated: Decimal | None
     """Theirs."""
     usd_difference: Decimal | None
-    """Ours - theirs; None where one is missing."""
+    """Ours - theirs, at your terms where they were given; None where one is missing."""
     share: float | None
     """The difference over theirs."""
     agrees: bool | None
@@ -221,6 +259,8 @@ class AuditResult(Record):
     n_calls_summed: int
     """Calls that the log states only as sums."""
     total: Spend
+    terms: tuple[AgreedTerms, ...] = ()
+    """What is paid instead of list prices; empty = nothing is known of it."""
     usd_per_month: Decimal | None
     comparisons: tuple[Comparison, ...]
     workloads: tuple[WorkloadSpend, ...]

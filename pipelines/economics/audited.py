@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from functools import cache
 
-from pipelines.core.audit import AuditResult, Machine
+from pipelines.core.audit import AgreedTerms, AuditResult, Machine
 from pipelines.core.config import CONFIGS, read_yaml
 from pipelines.core.errors import ConfigError
 from pipelines.core.hardware import Hardware
 from pipelines.core.prices import TokenPrice
 from pipelines.core.usage_log import UsageGroup, UsageLog
-from pipelines.economics import catalog, reconcile, spend, workload_spend
+from pipelines.economics import agreed, catalog, reconcile, spend, workload_spend
 from pipelines.economics.charge import Charge, charge
 from pipelines.economics.price_book import load_prices, stale
 from pipelines.economics.savings import batching, caching
@@ -24,8 +25,10 @@ MACHINE = "h100"
 MAX_NOTES = 20
 
 
-def priced(groups: Iterable[UsageGroup], as_of: date | None) -> list[Charge]:
-    """Every group with the price of its day, or of `as_of`."""
+def priced(
+    groups: Iterable[UsageGroup], as_of: date | None, terms: Sequence[AgreedTerms] = ()
+) -> list[Charge]:
+    """Every group with the price of its day, or of `as_of`, and with the terms that apply."""
 
     @cache
     def price(name: str, day: date) -> TokenPrice | None:
@@ -37,7 +40,8 @@ def priced(groups: Iterable[UsageGroup], as_of: date | None) -> list[Charge]:
     found: list[Charge] = []
     for group in groups:
         name = catalog.find(group.model, group.provider)
-        found.append(charge(group, name, None if name is None else price(name, as_of or group.day)))
+        each = charge(group, name, None if name is None else price(name, as_of or group.day))
+        found.append(replace(each, terms=agreed.of(each, terms), has_terms=bool(terms)))
     return found
 
 
@@ -48,6 +52,7 @@ def result(
     *,
     sources: Sequence[str],
     as_of: date | None,
+    terms: Sequence[AgreedTerms] = (),
 ) -> AuditResult:
     """All that is found, without the run it will be logged in.
 
@@ -57,6 +62,7 @@ def result(
         invoices: provider -> dollars of the log's whole period; the key "" is for all of them.
         sources: what the user named.
         as_of: the day whose prices were used for every call; None = of each call's own day.
+        terms: those that `charges` have.
     """
     days = [group.day for group in log.groups]
     n_days = (max(days) - min(days)).days + 1
@@ -84,6 +90,7 @@ def result(
         token_coverage=total.n_tokens_priced / total.n_tokens if total.n_tokens else None,
         n_calls_summed=sum(group.n_calls for group in log.groups if group.is_sum),
         total=total,
+        terms=tuple(terms),
         usd_per_month=spend.per_month(total.usd, n_days),
         comparisons=reconcile.compare(charges, log.billed, invoices),
         workloads=workload_spend.workloads(charges, log.hourly, n_days, machine),
@@ -93,14 +100,16 @@ def result(
         batching=batching(charges),
         retirements=spend.retirements(charges, today, n_days),
         machine=machine,
-        notes=_notes(log, charges, as_of),
+        notes=_notes(log, charges, as_of, terms),
     )
 
 
 def figures(result: AuditResult) -> dict[str, float | None]:
     """MLflow metrics of the audit."""
     saved = result.batching.usd_saved
+    paid = result.total.usd_at_terms
     return {
+        "usd_at_terms": None if paid is None else float(paid),
         "usd_total": None if result.total.usd is None else float(result.total.usd),
         "usd_per_month": None if result.usd_per_month is None else float(result.usd_per_month),
         "row_coverage": result.row_coverage,
@@ -137,9 +146,16 @@ def _machine() -> Machine | None:
     )
 
 
-def _notes(log: UsageLog, charges: Sequence[Charge], as_of: date | None) -> tuple[str, ...]:
+def _notes(
+    log: UsageLog, charges: Sequence[Charge], as_of: date | None, terms: Sequence[AgreedTerms]
+) -> tuple[str, ...]:
     """What a reader must know before trusting the figures."""
     notes = list(spend.counted_twice(charges))
+    notes += [
+        f"terms of {each.whose}: no call in the logs is theirs"
+        for each in terms
+        if not any(charge.terms == each for charge in charges)
+    ]
     if log.skipped:
         listed = ", ".join(log.skipped[:MAX_NOTES])
         notes.append(f"{len(log.skipped)} files of no known format were left out: {listed}")

@@ -8,7 +8,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TypeVar
 
-from pipelines.core.audit import TokenClass
+from pipelines.core.audit import AgreedTerms, TokenClass
 from pipelines.core.prices import Rates, ServiceTier, TokenPrice
 from pipelines.core.records import Usage
 from pipelines.core.usage_log import UsageGroup
@@ -40,6 +40,10 @@ class Charge:
     """The same at batch rates; empty where the calls were batched, or there is no such rate."""
     why_not: str
     """Why the group is not priced; empty when it is."""
+    terms: AgreedTerms | None = None
+    """What is paid instead of the list price; None = no terms for these calls."""
+    has_terms: bool = False
+    """True where terms were given, if for other calls: what they cost is then known, too."""
 
     @property
     def label(self) -> str:
@@ -52,6 +56,11 @@ class Charge:
     def usd(self) -> Decimal | None:
         """Dollars of the group; None when it is not priced."""
         return None if self.why_not else dollars(self.tokens, self.per_million)
+
+    @property
+    def factor(self) -> Decimal:
+        """What of the list price is paid."""
+        return Decimal(1) if self.terms is None else self.terms.factor
 
 
 def charge(group: UsageGroup, price_name: str | None, price: TokenPrice | None) -> Charge:

@@ -89,14 +89,17 @@ def _comparison(
     stated: Decimal | None,
     *notes: str,
 ) -> Comparison:
-    ours, n = spend.usd, spend.n_calls - spend.n_calls_priced
+    # What a log states is a list price, too; a bill is what was agreed.
+    paid = None if against == "log" else spend.usd_at_terms
+    ours, n = spend.usd if paid is None else paid, spend.n_calls - spend.n_calls_priced
     difference = None if ours is None or stated is None else ours - stated
     unpriced = f"{counted(n, 'logged call')} without a price" if n else ""
     return Comparison(
         subject=subject,
         against=against,
         day=day,
-        usd_list=ours,
+        usd_list=spend.usd,
+        usd_at_terms=paid,
         usd_stated=stated,
         usd_difference=difference,
         share=float(difference / stated) if difference is not None and stated else None,

@@ -23,7 +23,7 @@ def summed(charges: Iterable[Charge]) -> Spend:
     n_calls = n_failed = n_without = n_priced = n_reasoning = n_tokens_priced = n_uncounted = 0
     tokens = dict.fromkeys(TOKEN_CLASSES, 0)
     usd = dict.fromkeys(TOKEN_CLASSES, Decimal(0))
-    priced = False
+    paid, priced, has_terms = Decimal(0), False, False
     reasons: dict[str, int] = defaultdict(int)
     for each in charges:
         group = each.group
@@ -43,9 +43,12 @@ def summed(charges: Iterable[Charge]) -> Spend:
         if group.n_without_usage:
             reasons[NO_TOKENS] += group.n_without_usage
         n_tokens_priced += sum(each.tokens.values())
+        has_terms = has_terms or each.has_terms
         for name, n in each.tokens.items():
             if n:
-                usd[name] += n * each.per_million[name] / MILLION
+                cost = n * each.per_million[name] / MILLION
+                usd[name] += cost
+                paid += cost * each.factor
     return Spend(
         n_calls=n_calls,
         n_failed=n_failed,
@@ -57,6 +60,7 @@ def summed(charges: Iterable[Charge]) -> Spend:
         n_tokens_priced=n_tokens_priced,
         usd=sum(usd.values(), Decimal(0)) if priced else None,
         usd_by_class=usd if priced else {},
+        usd_at_terms=paid if has_terms else None,
         why_not=_listed(reasons),
     )
 

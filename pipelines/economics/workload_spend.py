@@ -80,11 +80,12 @@ def _workload(
     machine: Machine | None,
 ) -> WorkloadSpend:
     spend = summed(charges)
-    month = per_month(spend.usd, n_days)
+    month, paid = per_month(spend.usd, n_days), per_month(spend.usd_at_terms, n_days)
     shape = traffic(hours, n_days)
     by_model = by_label(charges)
     batch = batching(charges)
-    hourly = None if month is None else month / HOURS_PER_MONTH
+    costs = month if paid is None else paid
+    hourly = None if costs is None else costs / HOURS_PER_MONTH
     n_machines = None
     if hourly is not None and machine is not None:
         n_machines = int(hourly // machine.usd_per_hour)
@@ -93,6 +94,7 @@ def _workload(
         grouped_by=charges[0].group.grouped_by,
         spend=spend,
         usd_per_month=month,
+        usd_per_month_at_terms=paid,
         calls_per_month=_calls_per_month(spend, n_days),
         by_model=by_model,
         caching=caching(charges),

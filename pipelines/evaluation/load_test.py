@@ -125,7 +125,7 @@ def load_candidate(job: LoadJob) -> BenchmarkResult:
         inputs=inputs,
         description=f"Load on {job.candidate.title}.",
     ) as run:
-        load, capacity = _measured(job)
+        load, capacity = _measured(job, run)
         result = _result(job, run.run_id, load, capacity)
         run.log_params({"title": result.title, "machine": result.machine, **result.serving})
         run.log_rows(REQUESTS, load.exchanges)
@@ -158,9 +158,11 @@ class _Load:
     gaps: Any
     """Of the recording that is replayed; None without one."""
     price: TokenPrice | None
+    run: store.StageRun
     exchanges: list[Exchange] = field(default_factory=list)
     cpu_shares: list[float] = field(default_factory=list)
     spent_usd: Decimal = Decimal(0)
+    n_noted: int = 0
 
     def send(self, due_s: Sequence[float]) -> list[Exchange] | None:
         """One batch; None when the budget does not cover its longest answers."""
@@ -175,6 +177,7 @@ class _Load:
             left_usd = self.job.left_usd
             if left_usd is not None and self.spent_usd + sum(most) > left_usd:
                 return None
+            self._note_spent(self.spent_usd + sum(most))
         wall, used = time.perf_counter(), time.process_time()
         found = self.runner.run(send(self.ask, batch, due_s, number))
         used = time.process_time() - used
@@ -184,7 +187,14 @@ class _Load:
             assert self.price is not None
             usage = exchange.usage
             self.spent_usd += usd_of_call(self.price, usage, terms) if usage else usd
+        if self.price is not None:
+            self._note_spent(self.spent_usd)
         return found
+
+    def _note_spent(self, usd: Decimal) -> None:
+        """For the budget of later runs, whatever becomes of this one."""
+        self.n_noted += 1
+        self.run.log_metrics({"spent_usd": float(usd)}, step=self.n_noted)
 
     def step(self, rate: float, seed: int) -> LoadStep | None:
         """One offered rate, and what it did."""
@@ -201,7 +211,7 @@ class _Load:
         return done
 
 
-def _measured(job: LoadJob) -> tuple[_Load, Capacity]:
+def _measured(job: LoadJob, run: store.StageRun) -> tuple[_Load, Capacity]:
     """The load that was sent, and what it showed."""
     study, candidate, paid = job.study, job.candidate, job.paid
     items = rows_of(job.prepared.run_id, EVAL_FILE, Example)
@@ -235,6 +245,7 @@ def _measured(job: LoadJob) -> tuple[_Load, Capacity]:
             limits=limits_of(study),
             gaps=gaps,
             price=price,
+            run=run,
         )
         try:
             return load, _capacity(load)

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.core.audit import AuditResult
-from pipelines.economics.spend import counted
+from pipelines.economics.spend import counted, per_month
 from pipelines.reports import audit_charts, audit_tables, names
 from pipelines.reports.amounts import count, percent, usd
 from pipelines.reports.audit_tables import MAX_ROWS, difference
@@ -34,7 +34,7 @@ def render(result: AuditResult) -> str:
     return environment.get_template("audit.html.j2").render(
         result=result,
         headline=headline(result),
-        total=usd(result.total.usd),
+        total=_total(result),
         stamps=stamps(result),
         differences=audit_tables.differences(
             [each for each in result.comparisons if each.day is None]
@@ -62,7 +62,7 @@ def render(result: AuditResult) -> str:
 
 def table(result: AuditResult) -> str:
     """Total, differences and the ranked workloads for a terminal."""
-    lines = [f"{usd(result.total.usd)} at list prices", headline(result)]
+    lines = [_total(result), headline(result)]
     lines += [f"  ! {plain(stamp)}" for stamp in stamps(result)]
     compared = [each for each in result.comparisons if each.day is None]
     if compared:
@@ -87,7 +87,7 @@ def markdown(result: AuditResult) -> str:
     ]
     return "\n".join(
         [
-            f"## {usd(result.total.usd)} at list prices",
+            f"## {_total(result)}",
             "",
             headline(result),
             "",
@@ -106,10 +106,13 @@ def headline(result: AuditResult) -> str:
     if result.n_days_with_calls < result.n_days:
         period += f", {result.n_days_with_calls} of them with calls"
     calls = counted(result.total.n_calls, "call")
+    paid = per_month(result.total.usd_at_terms, result.n_days)
+    at_terms = "" if paid is None else f" at list prices, {usd(paid)} at your terms"
     return (
-        f"{period}: {calls}, {usd(result.usd_per_month)} a month at this pace. Priced are "
-        f"{percent(result.call_coverage)} of the calls and {percent(result.token_coverage)} of the "
-        f"tokens; {percent(result.row_coverage)} of the log's rows could be counted."
+        f"{period}: {calls}, {usd(result.usd_per_month)} a month{at_terms} at this pace. "
+        f"Priced are {percent(result.call_coverage)} of the calls and "
+        f"{percent(result.token_coverage)} of the tokens; {percent(result.row_coverage)} of the "
+        "log's rows could be counted."
     )
 
 
@@ -128,6 +131,13 @@ def stamps(result: AuditResult) -> tuple[str, ...]:
         why = "; ".join(f"{reason} ({n:,})" for reason, n in result.n_bad.items())
         found.append(f"{counted(sum(result.n_bad.values()), 'row')} not counted: {why}")
     return tuple(found)
+
+
+def _total(result: AuditResult) -> str:
+    """`$1.48 at list prices, $1.30 at your terms`."""
+    paid = result.total.usd_at_terms
+    at_terms = "" if paid is None else f", {usd(paid)} at your terms"
+    return f"{usd(result.total.usd)} at list prices{at_terms}"
 
 
 def _aligned(it: Table, limit: int = MAX_ROWS) -> list[str]:

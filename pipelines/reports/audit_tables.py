@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from pipelines.core.audit import (
     TOKEN_CLASSES,
@@ -31,12 +32,14 @@ GROUPED_BY = {
     "prompt": "by prompt",
     "model": "by model",
 }
+_AT_TERMS = ("at your terms",)
 HOLDS = {True: "yes", False: "no", None: "not known"}
 
 
 def differences(compared: Sequence[Comparison]) -> Table:
     """Our dollars beside those that others state."""
     rows: list[tuple[Cell, ...]] = []
+    has_terms = any(each.usd_at_terms is not None for each in compared)
     for each in compared[: 2 * MAX_ROWS]:
         against = f"what {each.format} say" if each.against == "log" else each.against
         tags = ("differs",) if each.agrees is False else ()
@@ -45,11 +48,12 @@ def differences(compared: Sequence[Comparison]) -> Table:
                 Cell(text=short(each.subject, IN_TABLE) or "all providers"),
                 Cell(text=against if each.day is None else f"{against}, {each.day}"),
                 Cell(text=usd(each.usd_list) if each.usd_list is not None else NONE),
+                *_at_terms(each.usd_at_terms, has_terms),
                 Cell(text=usd(each.usd_stated) if each.usd_stated is not None else NONE),
                 Cell(text=difference(each), tags=tags, reason=each.note),
             )
         )
-    head = _cells("whose", "against", "list price", "stated", "ours is")
+    head = _cells("whose", "against", "list price", *_AT_TERMS[:has_terms], "stated", "ours is")
     return Table(head=head, rows=tuple(rows))
 
 
@@ -84,6 +88,7 @@ def workloads(result: AuditResult) -> Table:
                     notes=() if share is None else (share,),
                     reason="; ".join(each.spend.why_not),
                 ),
+                *_at_terms(each.usd_per_month_at_terms, bool(result.terms)),
                 Cell(text=count(each.calls_per_month)),
                 *(Cell(text=HOLDS[sign.holds], reason=sign.figure) for sign in each.signs),
                 _machines(each, machine is not None),
@@ -92,7 +97,12 @@ def workloads(result: AuditResult) -> Table:
     signs = result.workloads[0].signs if result.workloads else ()
     pays = f"pays for {machine.name} at {usd(machine.usd_per_hour)}/h" if machine else "pays for"
     head = _cells(
-        "workload", "$ per month", "calls per month", *(sign.name for sign in signs), pays
+        "workload",
+        "$ per month",
+        *_AT_TERMS[: bool(result.terms)],
+        "calls per month",
+        *(sign.name for sign in signs),
+        pays,
     )
     return Table(head=head, rows=tuple(rows))
 
@@ -108,6 +118,7 @@ def models(result: AuditResult) -> Table:
             (
                 Cell(text=name, notes=(price, each.source) if each.source else (price,)),
                 Cell(text=usd(spend.usd), reason="; ".join(spend.why_not)),
+                *_at_terms(spend.usd_at_terms, bool(result.terms)),
                 Cell(text=usd(each.usd_per_month)),
                 Cell(text=count(None if spend.n_tokens_without_calls else spend.n_calls)),
                 Cell(text=f"{spend.n_input_tokens:,}"),
@@ -115,7 +126,16 @@ def models(result: AuditResult) -> Table:
                 Cell(text=f"{spend.tokens['output']:,}"),
             )
         )
-    head = _cells("model", "$", "$ per month", "calls", "input tokens", "cached", "output tokens")
+    head = _cells(
+        "model",
+        "$",
+        *_AT_TERMS[: bool(result.terms)],
+        "$ per month",
+        "calls",
+        "input tokens",
+        "cached",
+        "output tokens",
+    )
     return Table(head=head, rows=tuple(rows))
 
 
@@ -223,6 +243,11 @@ def places(rows: Sequence[BadRow]) -> Table:
         (Cell(text=f"{row.file}:{row.line}"), Cell(text=row.reason)) for row in rows[: 2 * MAX_ROWS]
     )
     return Table(head=_cells("row", "why"), rows=found)
+
+
+def _at_terms(amount: Decimal | None, has_terms: bool) -> tuple[Cell, ...]:
+    """A cell of the column that is there where terms were given."""
+    return (Cell(text=NONE if amount is None else usd(amount)),) if has_terms else ()
 
 
 def _machines(each: WorkloadSpend, known: bool) -> Cell:

@@ -51,6 +51,7 @@ COLUMNS: tuple[str, ...] = (
 )
 """No `SkuMeter`: the format wants it empty without a `SkuId`, and no log states one."""
 NAMES = {
+    "BillingAccountId",
     "ChargeDescription",
     "InvoiceIssuerName",
     "ProviderName",
@@ -84,6 +85,9 @@ def write(path: Path, charges: Iterable[Charge], comparisons: Iterable[Compariso
     `BilledCost` sums to the bill, and nothing is spread over workloads. As the format demands of a
     charge without a unit price, its `ListCost` is its `BilledCost`: the audit's total is the sum
     over the category `Usage`. An invoice is not of one day and makes no row.
+
+    `ListCost` is at list prices; what was contracted, billed and is effective is at the terms of
+    the calls, or the same where there are none. `BillingAccountId` is what the terms state.
 
     Calls without a price have no row, for a cost of 0 would be wrong. `x_task_count` stands in
     the first row of each group of calls alone, so that it can be summed.
@@ -128,19 +132,20 @@ def _rows(key: Key, charges: Sequence[Charge]) -> Iterator[Row]:
     context = f"over {context_over}" if context_over else "standard"
     n_calls = str(sum(each.group.n_calls - each.group.n_without_usage for each in charges))
     for name, meter in METERS.items():
-        by_price: dict[Decimal, int] = defaultdict(int)
+        by_price: dict[tuple[Decimal, Decimal, str], int] = defaultdict(int)
         for each in charges:
             if n := each.tokens[name]:
-                by_price[each.per_million[name]] += n
-        for unit_price, n in by_price.items():
+                account = (each.terms and each.terms.account) or UNKNOWN
+                by_price[each.per_million[name], each.factor, account] += n
+        for (unit_price, factor, account), n in by_price.items():
             quantity = n / MILLION
             cost = quantity * unit_price
             yield {
-                **_charge(day, provider, cost),
+                **_charge(day, provider, cost * factor, account),
                 "ChargeCategory": "Usage",
                 "ChargeDescription": f"{model}, {meter}, {tier}",
                 "ListCost": _number(cost),
-                "ContractedCost": _number(cost),
+                "ContractedCost": _number(cost * factor),
                 "PricingQuantity": _number(quantity),
                 "PricingUnit": "1000000 Tokens",
                 "ConsumedQuantity": str(n),
@@ -159,23 +164,24 @@ def _rows(key: Key, charges: Sequence[Charge]) -> Iterator[Row]:
 def _adjustments(comparisons: Iterable[Comparison]) -> Iterator[Row]:
     for each in comparisons:
         if each.against == "cost report" and each.day is not None and each.usd_stated is not None:
-            cost = each.usd_stated - (each.usd_list or 0)
+            ours = each.usd_list if each.usd_at_terms is None else each.usd_at_terms
+            cost = each.usd_stated - (ours or 0)
             yield {
                 **_charge(each.day, each.subject, cost),
                 "ChargeCategory": "Adjustment",
-                "ChargeDescription": "Cost report of the provider less list prices of the log",
+                "ChargeDescription": "Cost report of the provider less the calls of the log",
                 "ListCost": _number(cost),
                 "ContractedCost": _number(cost),
             }
 
 
-def _charge(day: date, provider: str, cost: Decimal) -> Row:
+def _charge(day: date, provider: str, cost: Decimal, account: str = UNKNOWN) -> Row:
     month = day.replace(day=1)
     name = provider or UNKNOWN
     return {
         "BilledCost": _number(cost),
         "EffectiveCost": _number(cost),
-        "BillingAccountId": UNKNOWN,
+        "BillingAccountId": account,
         "BillingCurrency": "USD",
         "BillingPeriodStart": _instant(month),
         "BillingPeriodEnd": _instant((month + timedelta(days=32)).replace(day=1)),

@@ -197,6 +197,9 @@ class _Reading:
         sums = {each: f"sum({each})" for each in SUMMED} | {
             each: f"{value} * count(*)" for each, value in same.items() if each in SUMMED
         }
+        n_usd = "count(usd)"
+        if "usd" in same:
+            n_usd = f"CASE WHEN {same['usd']} IS NULL THEN 0 ELSE count(*) END"
         fixed = "".join(
             f", {same[each]} AS {each}" for each in ("filename", *GROUPED) if each in same
         )
@@ -206,7 +209,7 @@ class _Reading:
             f"{keys(self.thresholds, by)}, n_rows, {', '.join(SUMS.values())}, n_usd, ids FROM ("
             f"SELECT {', '.join(grouped)}{fixed}, count(*) AS n_rows, "
             f"{', '.join(f'{sum_} AS {each}' for each, sum_ in sums.items())}, "
-            f"count(usd) AS n_usd, {ids} AS ids FROM ({keyed(canon, self.thresholds, by, same)}) "
+            f"{n_usd} AS n_usd, {ids} AS ids FROM ({keyed(canon, self.thresholds, by, same)}) "
             f"GROUP BY {', '.join(grouped)})"
         )
         self.engine.execute("INSERT INTO grouped SELECT * EXCLUDE (ids) FROM scanned")
