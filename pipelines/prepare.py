@@ -51,6 +51,7 @@ RANKINGS_FILE = "rankings.jsonl"
 def prepare(study: Study, options: Options) -> Record:
     """Read, ask the licences, clean, split, describe, log."""
     from pipelines.data import card, licences, sources, splits
+    from pipelines.data.row_file import lines
     from pipelines.governance.egress import gate_of
     from pipelines.tracking import store
 
@@ -144,13 +145,13 @@ def prepare(study: Study, options: Options) -> Record:
         )
         about = _card(study, read, survey, parts, items, result)
         source = study.prepare.train.path
-        run.log_rows(TRAIN_FILE, parts.train)
+        run.log_rows(TRAIN_FILE, lines(parts.train))
         run.log_rows(EVAL_FILE, items)
         run.log_text(card.markdown(about), CARD_FILE)
         run.log_text(about.model_dump_json(indent=2), CARD_DATA)
         run.log_dataset(source, result.train_sha256, result.n_train, "training")
         if digest := result.validation_sha256:
-            run.log_rows(VALIDATION_FILE, parts.validation)
+            run.log_rows(VALIDATION_FILE, lines(parts.validation))
             run.log_dataset(source, digest, result.n_validation, "validation")
         run.log_dataset(study.workload.eval_set.path, eval_sha256, result.n_eval, "evaluation")
         run.log_metrics(
@@ -193,7 +194,7 @@ def show(result: Record) -> str:
 class _Read:
     """Training rows as they were found."""
 
-    rows: list[TrainingRow]
+    rows: Sequence[TrainingRow]
     files: tuple[SourceFile, ...]
     left_out: dict[str, int] = field(default_factory=dict[str, int])
     """Of logged calls: why one is no row -> count."""
@@ -213,7 +214,7 @@ def _read(source: DataSource) -> _Read:
 
         rows, digest = datasets.training_rows(source.path.removeprefix(MLFLOW_DATASET))
         stored = card.SourceFile(name=source.path, digest=digest, n_bytes=None)
-        return _Read(sources.stated(rows, source), (stored,))
+        return _Read(sources.kept(rows, source), (stored,))
     if source.path.startswith(MLFLOW_TRACES):
         from pipelines.tracking import usage
 
@@ -227,13 +228,19 @@ def _read(source: DataSource) -> _Read:
         files = card.files(ROOT / name for name in logged.files)
     else:
         return _Read(sources.load_training(source), _files(source))
-    return _Read(sources.stated(logged.rows, source), files, logged.left_out)
+    return _Read(logged.rows, files, logged.left_out)
 
 
 def _logged(path: Path, source: DataSource, name: str | None = None) -> Traffic:
+    from pipelines.data import sources
     from pipelines.usage_logs import traffic
 
-    return traffic.rows([path], source.calls or LoggedCalls(), source=name)
+    return traffic.rows(
+        [path],
+        source.calls or LoggedCalls(),
+        source=name,
+        keep=lambda rows: sources.kept(rows, source),
+    )
 
 
 def _files(source: DataSource) -> tuple[SourceFile, ...]:
@@ -342,8 +349,8 @@ def _steps(result: PrepareResult) -> tuple[Step, ...]:
 
 
 def _without_noise(
-    study: Study, rows: list[TrainingRow], items: Sequence[Example]
-) -> tuple[list[TrainingRow], dict[str, int]]:
+    study: Study, rows: Sequence[TrainingRow], items: Sequence[Example]
+) -> tuple[Sequence[TrainingRow], dict[str, int]]:
     """The rows without wrong answers, if the study asks for that, and what was done about them."""
     if study.prepare.noise == "off":
         return rows, {}
@@ -355,8 +362,8 @@ def _without_noise(
 
 
 def _personal_data(
-    study: Study, rows: list[TrainingRow]
-) -> tuple[list[TrainingRow], PersonalData | None]:
+    study: Study, rows: Sequence[TrainingRow]
+) -> tuple[Sequence[TrainingRow], PersonalData | None]:
     """The rows, masked where the study or the workload's tier asks for it, and what was found."""
     from pipelines.data import personal_data
 

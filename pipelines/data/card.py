@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -113,22 +114,34 @@ def files(paths: Iterable[Path]) -> tuple[SourceFile, ...]:
 
 def split_card(name: str, file: str, rows: Sequence[TrainingRow], sha256: str) -> SplitCard:
     """Measure a split of training rows."""
-    times = [row.answered_at for row in rows if row.answered_at is not None]
+    sizes = array("q")
+    first = last = None
+    n_undated = 0
+    for row in rows:
+        sizes.extend(_sizes(row.messages[:-1], row.messages[-1].content))
+        if (at := row.answered_at) is None:
+            n_undated += 1
+        else:
+            first = at if first is None or at < first else first
+            last = at if last is None or at > last else last
     return SplitCard(
         name=name,
         file=file,
         n_rows=len(rows),
         digest=sha256,
-        lengths=_lengths((row.messages[:-1], row.messages[-1].content) for row in rows),
-        first_at=min(times, default=None),
-        last_at=max(times, default=None),
-        n_undated=len(rows) - len(times),
+        lengths=_lengths(sizes),
+        first_at=first,
+        last_at=last,
+        n_undated=n_undated,
     )
 
 
 def eval_card(file: str, items: Sequence[Example], sha256: str) -> SplitCard:
     """Measure an eval set."""
-    lengths = _lengths((item.messages, item.target) for item in items)
+    sizes = array("q")
+    for item in items:
+        sizes.extend(_sizes(item.messages, item.target))
+    lengths = _lengths(sizes)
     return SplitCard(name="eval", file=file, n_rows=len(items), digest=sha256, lengths=lengths)
 
 
@@ -312,14 +325,14 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\|\[\]!])", r"\\\1", cut)
 
 
-def _lengths(rows: Iterable[tuple[Sequence[Message], str]]) -> Lengths:
-    counts = np.array(
-        [
-            (sum(len(turn.content) for turn in asked), len(answer), len(asked) + 1)
-            for asked, answer in rows
-        ]
-    )
-    question, answer, turns = (_quantiles(column) for column in counts.T)
+def _sizes(asked: Sequence[Message], answer: str) -> tuple[int, int, int]:
+    """Characters of the question and of the answer, and turns."""
+    return sum(len(turn.content) for turn in asked), len(answer), len(asked) + 1
+
+
+def _lengths(sizes: array[int]) -> Lengths:
+    """Of the `_sizes` of all rows, one after another."""
+    question, answer, turns = map(_quantiles, np.array(sizes).reshape(-1, 3).T)
     return Lengths(question=question, answer=answer, turns=turns)
 
 

@@ -123,10 +123,16 @@ def sketches(texts: Sequence[str], size: int) -> np.ndarray:
 
     The share of equal bytes of two sketches estimates their Jaccard similarity, 1/256 too high.
     """
+    found = bytearray()
+    for at in range(0, len(texts), BATCH):
+        found += _sketched(texts[at : at + BATCH], size)
+    return np.frombuffer(found, np.uint8).reshape(-1, SKETCH)
+
+
+def _sketched(texts: Sequence[str], size: int) -> bytes:
+    """`sketches` of some texts at once, one after another."""
     from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
-    if not texts:
-        return np.zeros((0, SKETCH), np.uint8)
     marked = [_marked(text, size) for text in texts]
     codes = np.frombuffer("".join(marked).encode("utf-32-le", "surrogatepass"), np.uint32)
     lengths = np.array([len(text) for text in marked])
@@ -142,7 +148,7 @@ def sketches(texts: Sequence[str], size: int) -> np.ndarray:
     digests = RMinHash.digest_matrix_from_flat_token_hashes(
         grams[inside[: len(grams)]], offsets, SKETCH, SEED
     )
-    return np.array(digests.to_rows(), np.uint32).astype(np.uint8)
+    return np.array(digests.to_rows(), np.uint32).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True)
@@ -169,10 +175,10 @@ class Bands:
         spread = math.sqrt(self.near_copy * (1 - self.near_copy) / SKETCH)
         return SKETCH * (self.near_copy - TOLERANCE * spread)
 
-    def _keys(self, sketched: np.ndarray, band: int) -> np.ndarray:
-        """UInt64[Array, "texts"]: equal keys share the bucket."""
-        padded = np.zeros((len(sketched), 8), np.uint8)
-        padded[:, : self.width] = sketched[:, band * self.width : (band + 1) * self.width]
+    def _keys(self, sketched: np.ndarray, rows: np.ndarray, band: int) -> np.ndarray:
+        """UInt64[Array, "rows"]: equal keys share the bucket."""
+        padded = np.zeros((len(rows), 8), np.uint8)
+        padded[:, : self.width] = sketched[rows, band * self.width : (band + 1) * self.width]
         return padded.view(np.uint64)[:, 0]
 
     def _close(
@@ -190,22 +196,28 @@ class Bands:
     def shared(self, mine: np.ndarray, rows: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         """Pairs of one of `rows` of `mine` with any of `theirs`, as `row << 32 | other`."""
         pairs = np.zeros(0, np.uint64)
-        for band in range(self.n if len(theirs) else 0):
-            keys, wanted = self._keys(mine[rows], band), self._keys(theirs, band)
+        for band in range(self.n if len(theirs) and len(rows) else 0):
+            found: list[np.ndarray] = []
+            wanted = self._keys(theirs, np.arange(len(theirs)), band)
             order = np.argsort(wanted, kind="stable")
-            start = np.searchsorted(wanted, keys, "left", order)
-            width = np.searchsorted(wanted, keys, "right", order) - start
-            which = np.repeat(np.arange(len(rows)), width)
-            step = np.arange(len(which)) - np.repeat(np.cumsum(width) - width, width)
-            others = order[start[which] + step]
-            pairs = np.union1d(pairs, self._close(mine, rows[which], theirs, others))
+            wanted = wanted[order]
+            for at in range(0, len(rows), BATCH):
+                some = rows[at : at + BATCH]
+                keys = self._keys(mine, some, band)
+                start = np.searchsorted(wanted, keys, "left")
+                width = np.searchsorted(wanted, keys, "right") - start
+                which = np.repeat(np.arange(len(some)), width)
+                step = np.arange(len(which)) - np.repeat(np.cumsum(width) - width, width)
+                others = order[start[which] + step]
+                found.append(self._close(mine, some[which], theirs, others))
+            pairs = np.union1d(pairs, np.concatenate(found))
         return pairs
 
     def alike(self, mine: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Pairs of one of `rows` with one before it of the same group, as `row << 32 | before`."""
         pairs = np.zeros(0, np.uint64)
         for band in range(self.n):
-            keys = self._keys(mine[rows], band) * np.uint64(0x9E3779B97F4A7C15) ^ groups[rows]
+            keys = self._keys(mine, rows, band) * np.uint64(0x9E3779B97F4A7C15) ^ groups[rows]
             order = np.argsort(keys, kind="stable")
             keys = keys[order]
             is_first = np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]
@@ -243,7 +255,7 @@ class _Read:
 
 def _read(rows: Iterable[tuple[str, str]], file: IO[bytes], size: int) -> _Read:
     questions, answers, ends = array("Q"), array("Q"), array("Q")
-    sketched: list[np.ndarray] = []
+    sketched = bytearray()
     end = 0
     iterator = iter(rows)
     while batch := list(islice(iterator, BATCH)):
@@ -252,19 +264,19 @@ def _read(rows: Iterable[tuple[str, str]], file: IO[bytes], size: int) -> _Read:
             file.write(text)
             end += len(text)
             ends.append(end)
-            questions.append(_digest(text))
-            answers.append(_digest(answer.strip().encode("utf-8", "surrogatepass")))
-        sketched.append(sketches([question for question, _ in batch], size))
+            questions.append(digest(text))
+            answers.append(digest(answer.strip().encode("utf-8", "surrogatepass")))
+        sketched += _sketched([question for question, _ in batch], size)
     return _Read(
         np.frombuffer(questions, np.uint64),
         np.frombuffer(answers, np.uint64),
-        np.concatenate(sketched) if sketched else np.zeros((0, SKETCH), np.uint8),
+        np.frombuffer(sketched, np.uint8).reshape(-1, SKETCH),
         ends,
         file,
     )
 
 
-def _digest(text: bytes) -> int:
+def digest(text: bytes) -> int:
     """64 bits: two of 5 million texts have the same with a probability of 7 in 10 million."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 

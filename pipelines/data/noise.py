@@ -15,6 +15,7 @@ from pipelines.core.errors import ScoringError, Unparseable
 from pipelines.core.records import Example, TrainingRow
 from pipelines.core.workload import MetricSpec
 from pipelines.data.near_copies import leaders
+from pipelines.data.row_file import spooled, taken
 from pipelines.data.splits import normalise
 
 CLEAR = 2 / 3
@@ -75,7 +76,7 @@ def find(
         specs: the workload's metrics.
         near_copy: Jaccard similarity from which two requests are near-copies.
     """
-    answers = [row.messages[-1].content.strip() for row in rows]
+    answers = _answers(rows)
     found: dict[int, Finding] = {}
     for step in (
         _unreadable(rows, specs),
@@ -90,7 +91,7 @@ def find(
 
 def clean(
     rows: Sequence[TrainingRow], findings: Sequence[Finding], *, relabel: bool
-) -> tuple[list[TrainingRow], dict[str, int]]:
+) -> tuple[Sequence[TrainingRow], dict[str, int]]:
     """The rows without those found, and what was done, such as `label: relabel` -> rows.
 
     Args:
@@ -98,20 +99,38 @@ def clean(
         findings: about them.
         relabel: whether a clear answer is written in place of the wrong one.
     """
-    of_row = {each.row: each for each in findings}
-    kept: list[TrainingRow] = []
+    answers: dict[int, str] = {}
+    kept = np.ones(len(rows), bool)
     done: Counter[str] = Counter()
-    for place, row in enumerate(rows):
-        finding = of_row.get(place)
-        if finding is None:
-            kept.append(row)
-        elif relabel and finding.answer is not None:
-            done[f"{finding.reason}: relabel"] += 1
-            last = row.messages[-1].model_copy(update={"content": finding.answer})
-            kept.append(row.model_copy(update={"messages": (*row.messages[:-1], last)}))
+    for each in findings:
+        if relabel and each.answer is not None:
+            answers[each.row] = each.answer
+            done[f"{each.reason}: relabel"] += 1
         else:
-            done[f"{finding.reason}: drop"] += 1
-    return kept, dict(sorted(done.items()))
+            kept[each.row] = False
+            done[f"{each.reason}: drop"] += 1
+    places = np.flatnonzero(kept)
+    left = taken(rows, places)
+    if answers:
+        left = spooled(
+            _relabelled(row, answers.get(place)) for place, row in zip(places, left, strict=True)
+        )
+    return left, dict(sorted(done.items()))
+
+
+def _relabelled(row: TrainingRow, answer: str | None) -> TrainingRow:
+    """The row with another answer; None = its own."""
+    if answer is None:
+        return row
+    last = row.messages[-1].model_copy(update={"content": answer})
+    return row.model_copy(update={"messages": (*row.messages[:-1], last)})
+
+
+def _answers(rows: Sequence[TrainingRow]) -> list[str]:
+    """What each row answers; equal ones are one text in memory."""
+    texts: dict[str, str] = {}
+    stripped = (row.messages[-1].content.strip() for row in rows)
+    return [texts.setdefault(each, each) for each in stripped]
 
 
 def _unreadable(rows: Sequence[TrainingRow], specs: Mapping[str, MetricSpec]) -> Iterator[Finding]:
@@ -120,7 +139,7 @@ def _unreadable(rows: Sequence[TrainingRow], specs: Mapping[str, MetricSpec]) ->
         for spec in specs.values()
         if spec.metric.startswith("json_") and not spec.judges
     ]
-    for place, row in enumerate(rows):
+    for place, row in enumerate(rows if forms else ()):
         answer = row.messages[-1].content
         example = Example(id=f"row {place}", messages=row.messages[:-1], target=answer)
         for score, params in forms:
@@ -202,14 +221,18 @@ def _unlikely(
     places = [p for p, answer in enumerate(answers) if p not in found and answer in class_of]
     if not places:
         return
-    texts = ["\n".join(m.content for m in rows[p].messages if m.role == "user") for p in places]
     given = np.array([class_of[answers[p]] for p in places])
     shuffled = np.random.default_rng(0).permutation(len(places))
     for block in np.array_split(shuffled, -(-len(places) // BLOCK)):
-        likely = _likeliest([texts[k] for k in block], given[block], len(labels))
+        texts = [_asked(rows[places[k]]) for k in block]
+        likely = _likeliest(texts, given[block], len(labels))
         for k, label in zip(block, likely, strict=True):
             if label != given[k]:
                 yield Finding(places[k], "label", labels[label])
+
+
+def _asked(row: TrainingRow) -> str:
+    return "\n".join(m.content for m in row.messages if m.role == "user")
 
 
 def _likeliest(texts: Sequence[str], given: np.ndarray, n_labels: int) -> np.ndarray:

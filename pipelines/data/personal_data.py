@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.core.errors import ConfigError
 from pipelines.core.records import TrainingRow
+from pipelines.data.row_file import spooled
 
 KINDS = {
     "EMAIL_ADDRESS": "EMAIL",
@@ -59,7 +60,7 @@ DATE = re.compile(
 class PersonalData:
     """What was found in the rows; never the values."""
 
-    rows: list[TrainingRow]
+    rows: Sequence[TrainingRow]
     """As they were, or with placeholders."""
     n_rows: int
     """Rows that hold any."""
@@ -70,11 +71,11 @@ class PersonalData:
     """False = there was no language model, so names and places were not looked for."""
 
 
-def find(rows: Iterable[TrainingRow], *, mask: bool, model: Path | None = None) -> PersonalData:
+def find(rows: Sequence[TrainingRow], *, mask: bool, model: Path | None = None) -> PersonalData:
     """Look through all turns of all rows.
 
     Args:
-        rows: as read.
+        rows: as read; those that are masked go to a file of their own.
         mask: whether the values give way to placeholders such as `<EMAIL_1>`; a value has the same
             one wherever it stands in its row.
         model: folder of a spaCy pipeline that finds names and places; None = they stay.
@@ -83,11 +84,24 @@ def find(rows: Iterable[TrainingRow], *, mask: bool, model: Path | None = None) 
         ConfigError: `model` is no folder.
     """
     finder = Finder(model)
-    looked = [finder.look(row) for row in rows]
-    total = sum((counts for _, counts in looked), Counter())
+    total: Counter[str] = Counter()
+    n_rows = 0
+
+    def looked() -> Iterator[TrainingRow]:
+        nonlocal n_rows
+        for row in rows:
+            masked, counts = finder.look(row)
+            total.update(counts)
+            n_rows += bool(counts)
+            yield masked
+
+    if mask:
+        rows = spooled(looked())
+    else:
+        deque(looked(), maxlen=0)
     return PersonalData(
-        rows=[row for row, _ in looked] if mask else [*rows],
-        n_rows=sum(bool(counts) for _, counts in looked),
+        rows=rows,
+        n_rows=n_rows,
         n_values=dict(sorted(total.items())),
         masked=mask,
         names_sought=model is not None,

@@ -6,47 +6,50 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pipelines.core.errors import DataError
 from pipelines.core.paths import ROOT, shown
 from pipelines.core.prompt import with_passages
 from pipelines.core.records import Example, Message, Record, TrainingRow
 from pipelines.core.workload import DataSource
-from pipelines.data import formats
+from pipelines.data import formats, row_file
 
 MAX_SHOWN = 20
 """Problems printed of one file; the rest are counted."""
-MAX_LINE_BYTES = 16 * 1024**2
-"""Of a row; a longer one is no conversation, and reading it would fill the memory."""
 PROVENANCE = ("group", "licence", "answered_by", "answered_at")
 """Of a training row; taken from columns of these names, beside `text` and `target`."""
 
 RowT = TypeVar("RowT", Example, TrainingRow)
 
 
-def load_training(source: DataSource) -> list[TrainingRow]:
+def load_training(source: DataSource) -> Sequence[TrainingRow]:
     """Rows to train on; those of a format have the passages that answer them before the question.
 
     Raises:
         DataError: the file is absent, or rows are bad; lists them with their lines.
     """
-    return stated(_load(source, TrainingRow, _training_row), source)
+    return kept(_load(source, TrainingRow, _training_row), source)
 
 
-def stated(rows: list[TrainingRow], source: DataSource) -> list[TrainingRow]:
-    """The rows with the source's licence and model, where they state none themselves."""
+def kept(rows: Iterable[TrainingRow], source: DataSource) -> Sequence[TrainingRow]:
+    """The rows in a temporary file, with the source's licence and model where they state none.
+
+    Raises:
+        DataError: a row cannot be written.
+    """
     told = {"licence": source.licence, "answered_by": source.answered_by}
-    if not any(told.values()):
-        return rows
-    return [
-        row.model_copy(update={k: v for k, v in told.items() if v and getattr(row, k) is None})
-        for row in rows
-    ]
+
+    def stated(row: TrainingRow) -> TrainingRow:
+        more = {key: v for key, v in told.items() if v and getattr(row, key) is None}
+        return row.model_copy(update=more) if more else row
+
+    return row_file.spooled(map(stated, rows))
 
 
 def load_eval(source: DataSource) -> list[Example]:
@@ -55,14 +58,14 @@ def load_eval(source: DataSource) -> list[Example]:
     Raises:
         DataError: the file is absent or empty, ids repeat, or targets are missing.
     """
-    return _load(source, Example, lambda example, _: example)
+    return list(_load(source, Example, lambda example, _: example))
 
 
 def rows_sha256(rows: Sequence[Record]) -> str:
     """SHA-256 of the rows as canonical JSON Lines; order counts."""
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row.model_dump_json().encode() + b"\n")
+    for line in row_file.lines(rows):
+        digest.update(line)
     return digest.hexdigest()
 
 
@@ -91,77 +94,68 @@ def existing(path: str) -> Path:
     return resolved
 
 
-def _lines_of_a_length(path: str) -> Path:
-    """The file, whose lines are known to be short enough.
-
-    Raises:
-        DataError: it is absent or cannot be read, or a line is too long.
-    """
-    file = existing(path)
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), 1):
-                if len(line) > MAX_LINE_BYTES:
-                    raise DataError(
-                        f"{shown(file)}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; "
-                        "leave it out"
-                    )
-    except OSError as error:
-        raise DataError(f"{shown(file)}: cannot be read: {error}") from None
-    return file
-
-
-def refuse(where: str, problems: Sequence[str]) -> None:
-    """Raise a DataError that lists `problems`, if there are any."""
-    if problems:
-        more = [f"... and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
-        listed = "\n  ".join([*problems[:MAX_SHOWN], *more])
-        raise DataError(f"{where}: {len(problems)} problem(s)\n  {listed}")
-
-
 def _load(
     source: DataSource,
     row_type: type[RowT],
     of_example: Callable[[Example, dict[str, Any]], RowT],
-) -> list[RowT]:
+) -> Iterator[RowT]:
+    """The rows, as long as all are good.
+
+    Raises:
+        DataError: after the last row, if any is bad.
+    """
     if source.calls is not None or source.is_tracked:
         raise DataError(f"{source.path}: logged calls are read for `prepare.train` only")
     path = resolve(source.path)
-    where = shown(path) if path else f"hub {source.hub}"
     is_conversation = source.text is None and source.format is None
-    rows: list[RowT] = []
-    problems: list[str] = []
+    n_rows = n_problems = 0
+    listed: list[str] = []
     seen: dict[str, str] = {}
     for place, raw in _raw_rows(source, path, row_type):
-        if isinstance(raw, str):
-            problems.append(f"{place}: {raw}")
-            continue
+        row, problems = None, []
         try:
-            if is_conversation:
+            if isinstance(raw, str):
+                problems = [raw]
+            elif is_conversation:
                 row = row_type.model_validate(raw)
             else:
                 keys = PROVENANCE if source.format is None else ()
                 about = {key: raw.pop(key) for key in keys if key in raw}
                 row = of_example(Example.model_validate(raw), about)
         except ValidationError as error:
-            for each in error.errors():
-                key = ".".join(str(part) for part in each["loc"])
-                message = each["msg"].removeprefix("Value error, ")
-                problems.append(f"{place}: {key + ': ' if key else ''}{message}")
-            continue
+            problems = [_said(each) for each in error.errors()]
         if isinstance(row, Example):
-            if not row.target.strip():
-                problems.append(f"{place}: target: is empty")
-            if not row.messages:
-                problems.append(f"{place}: messages: is empty")
-            if row.id in seen:
-                problems.append(f"{place}: id: {row.id!r} stands already at {seen[row.id]}")
+            problems += _problems(row, seen)
             seen[row.id] = place
-        rows.append(row)
-    if not rows and not problems:
-        problems.append("no rows")
-    refuse(where, problems)
-    return rows
+        n_problems += len(problems)
+        listed += [f"{place}: {each}" for each in problems[: MAX_SHOWN - len(listed)]]
+        if row is not None and not n_problems:
+            n_rows += 1
+            yield row
+    if not n_rows and not n_problems:
+        n_problems, listed = 1, ["no rows"]
+    if n_problems:
+        more = [f"... and {n_problems - MAX_SHOWN} more"] if n_problems > MAX_SHOWN else []
+        where = shown(path) if path else f"hub {source.hub}"
+        raise DataError(f"{where}: {n_problems} problem(s)\n  " + "\n  ".join([*listed, *more]))
+
+
+def _said(problem: ErrorDetails) -> str:
+    """What pydantic found, without the input."""
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"{key + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
+
+
+def _problems(item: Example, seen: Mapping[str, str]) -> list[str]:
+    """What is wrong with an item, given the places of those before it."""
+    problems: list[str] = []
+    if not item.target.strip():
+        problems.append("target: is empty")
+    if not item.messages:
+        problems.append("messages: is empty")
+    if item.id in seen:
+        problems.append(f"id: {item.id!r} stands already at {seen[item.id]}")
+    return problems
 
 
 def _raw_rows(source: DataSource, path: Path | None, row_type: type[Record]) -> formats.Rows:
@@ -178,13 +172,13 @@ def _raw_rows(source: DataSource, path: Path | None, row_type: type[Record]) -> 
     elif path is None:
         yield from _hub_rows(source)
     elif path.suffix == ".jsonl":
-        for place, raw in formats.json_lines(_lines_of_a_length(source.path)):
+        for place, raw in formats.json_lines(existing(source.path)):
             if source.text is not None and isinstance(raw, dict):
                 yield place, _columns_of(raw, source)
             else:
                 yield place, raw
     elif path.suffix == ".csv":
-        yield from _csv_rows(source, _lines_of_a_length(source.path))
+        yield from _csv_rows(source, existing(source.path))
     elif path.suffix == ".parquet":
         yield from _parquet_rows(source, existing(source.path), row_type)
     else:
@@ -208,18 +202,23 @@ def _columns_of(row: dict[str, Any], source: DataSource) -> dict[str, Any] | str
 def _csv_rows(source: DataSource, path: Path) -> formats.Rows:
     if source.text is None or source.target is None:
         raise DataError(f"{shown(path)}: a CSV source needs `text` and `target` column names")
-    reader = csv.DictReader(formats.read_text(path).splitlines(keepends=True))
-    missing = {source.text, source.target} - set(reader.fieldnames or [])
-    if missing:
-        have = ", ".join(reader.fieldnames or [])
-        raise DataError(f"{shown(path)}: no column {', '.join(sorted(missing))}; it has: {have}")
-    for number, row in enumerate(reader, start=1):
-        values = (row[source.text], row[source.target])
-        if None in values or None in row:
-            yield f"line {reader.line_num}", "has another number of columns than the header"
-        else:
-            name = f"{path.stem}-{number:05d}"
-            yield f"line {reader.line_num}", _example(name, *values, row)
+    reader = csv.DictReader(formats.text_lines(path))
+    try:
+        missing = {source.text, source.target} - set(reader.fieldnames or [])
+        if missing:
+            have = ", ".join(reader.fieldnames or [])
+            raise DataError(
+                f"{shown(path)}: no column {', '.join(sorted(missing))}; it has: {have}"
+            )
+        for number, row in enumerate(reader, start=1):
+            values = (row[source.text], row[source.target])
+            if None in values or None in row:
+                yield f"line {reader.line_num}", "has another number of columns than the header"
+            else:
+                name = f"{path.stem}-{number:05d}"
+                yield f"line {reader.line_num}", _example(name, *values, row)
+    except csv.Error as error:
+        raise DataError(f"{shown(path)}: line {reader.line_num}: no CSV: {error}") from None
 
 
 def _parquet_rows(source: DataSource, path: Path, row_type: type[Record]) -> formats.Rows:

@@ -12,13 +12,14 @@ import numpy as np
 from pipelines.core.prompt import question_in
 from pipelines.core.records import Example, Message, TrainingRow
 from pipelines.data import near_copies
+from pipelines.data.row_file import taken
 
 
 @dataclass(frozen=True)
 class Split:
     """Rows that may be trained on, and what was taken out."""
 
-    rows: list[TrainingRow]
+    rows: Sequence[TrainingRow]
     n_duplicates: int
     n_conflicts: int
     n_leaked: int
@@ -40,29 +41,36 @@ def clean_split(
         near_copy: Jaccard similarity of the sets of shingles from which a row is a copy.
         near_duplicates: whether near-copies of another row with the same answer go, too.
     """
+    asked = [normalise(item.messages) for item in items]
+    return _split(rows, asked, near_copy, near_duplicates)
+
+
+def without_copies(
+    rows: Sequence[TrainingRow], of: Sequence[TrainingRow], near_copy: float
+) -> Sequence[TrainingRow]:
+    """The rows, none of them twice, without those whose question is (nearly) one asked in `of`."""
+    asked = [normalise(row.messages[:-1]) for row in of]
+    return _split(rows, asked, near_copy, near_duplicates=False).rows
+
+
+def _split(
+    rows: Sequence[TrainingRow], asked: Sequence[str], near_copy: float, near_duplicates: bool
+) -> Split:
+    """`clean_split`, given the normalised questions of the eval set."""
     kinds = near_copies.find_copies(
         ((normalise(row.messages[:-1]), row.messages[-1].content) for row in rows),
-        [normalise(item.messages) for item in items],
+        asked,
         near_copy,
         nearly=near_duplicates,
     )
     count = np.bincount(kinds, minlength=5).tolist()
     return Split(
-        rows=[row for row, kind in zip(rows, kinds, strict=True) if kind == near_copies.KEPT],
+        rows=taken(rows, np.flatnonzero(kinds == near_copies.KEPT)),
         n_duplicates=count[near_copies.DUPLICATE],
         n_conflicts=count[near_copies.CONFLICT],
         n_leaked=count[near_copies.LEAKED],
         n_near_duplicates=count[near_copies.NEAR_DUPLICATE],
     )
-
-
-def without_copies(
-    rows: Sequence[TrainingRow], of: Sequence[TrainingRow], near_copy: float
-) -> list[TrainingRow]:
-    """The rows, none of them twice, without those whose question is (nearly) one asked in `of`."""
-    return clean_split(
-        rows, [Example(id="", messages=row.messages[:-1], target="") for row in of], near_copy
-    ).rows
 
 
 def normalise(messages: Sequence[Message]) -> str:

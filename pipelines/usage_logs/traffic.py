@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +71,7 @@ BESIDE: Mapping[str, tuple[Fields, str]] = {
 class Traffic:
     """What the logs hold to learn from."""
 
-    rows: list[TrainingRow]
+    rows: Sequence[TrainingRow]
     left_out: dict[str, int]
     """Reason -> calls."""
     files: tuple[str, ...]
@@ -87,6 +87,7 @@ def rows(
     calls: LoggedCalls = LoggedCalls(),  # noqa: B008 - immutable
     *,
     source: str | None = None,
+    keep: Callable[[Iterable[TrainingRow]], Sequence[TrainingRow]] = list,
 ) -> Traffic:
     """Calls of logs as conversations that end with the logged answer, in the order of the logs.
 
@@ -94,12 +95,12 @@ def rows(
         paths: as for `read`.
         calls: which of them.
         source: what the rows say they come from; None = the file of each.
+        keep: takes the rows as they are found, and holds them.
 
     Raises:
         DataError: as `read` does; or a file is of a format without prompts and answers, or no call
             can be learned from.
     """
-    found_rows: list[TrainingRow] = []
     left_out: Counter[str] = Counter()
     with opened(MEMORY_GIB) as (engine, folder):
         with explained((), MEMORY_GIB):
@@ -110,8 +111,9 @@ def rows(
                 f"{len(silent)} file(s) of formats without prompts and answers:\n  {listed}\n"
                 "  take logs that hold both, or leave these files out"
             )
-        for each in found.sources:
-            with explained(found.sources, MEMORY_GIB):
+
+        def learned() -> Iterator[TrainingRow]:
+            for each in found.sources:
                 for call in _calls(engine, each, calls):
                     try:
                         row = _row(call, source or each.name)
@@ -120,11 +122,14 @@ def rows(
                     if isinstance(row, str):
                         left_out[row] += 1
                     else:
-                        found_rows.append(row)
+                        yield row
+
+        with explained(found.sources, MEMORY_GIB):
+            kept = keep(learned())
     traffic = Traffic(
-        found_rows, dict(left_out.most_common()), tuple(each.name for each in found.sources)
+        kept, dict(left_out.most_common()), tuple(each.name for each in found.sources)
     )
-    if not found_rows:
+    if not kept:
         where = ", ".join(map(str, paths))
         what = f"no call of workload {calls.workload!r}" if calls.workload else "no call"
         reasons = "".join(f"\n  {n}: {reason}" for reason, n in traffic.left_out.items())

@@ -1,6 +1,6 @@
-"""Cleaning of many training rows: duplicates, near-copies, leakage, and masking.
+"""Many training rows: the whole stage, and in it duplicates, near-copies, leakage, and masking.
 
-FREEHOLD_BENCH_ROWS sets another number of rows; five million take about a gigabyte of disk.
+FREEHOLD_BENCH_ROWS sets another number of rows; five million take about six gigabytes of disk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 from itertools import accumulate
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from evaluate import figure
@@ -22,18 +23,40 @@ N_ITEMS, N_MASKED = 3_000, 20_000
 N_WORDS = 20_000
 MIB, MIB_PER_MILLION = 300, 750
 """So that five million rows stay under 4 GiB."""
+STUDY = """
+workload:
+  name: many
+  title: Many rows
+  tier: public
+  eval_set: {{path: {items}}}
+  instructions: Name the intent.
+  metrics: {{accuracy: {{metric: exact_match}}}}
+  quality: accuracy
+  max_output_tokens: 8
+  requirements: {{max_quality_loss: 0.1, max_latency_p95_s: 5}}
+  traffic: {{tasks_per_month: 1_000_000}}
+  own_costs: {{operations_usd_per_month: 100, source: benchmark}}
+prepare:
+  train: {{path: {rows}}}
+  split: {{validation: 0.1}}
+finetune: {{preset: tiny}}
+incumbent: tfidf-logreg
+candidates: {{tfidf-logreg: tfidf-logreg}}
+"""
 CLEAN = """
 import json, resource, sys, time
-from pipelines.core.records import Message, TrainingRow
+from pipelines.core.records import Example, TrainingRow
 from pipelines.data.near_copies import find_copies
 from pipelines.data.splits import normalise
-def questions(path):
+def read(path, kind):
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            row = TrainingRow.model_validate_json(line)
-            yield normalise(row.messages[:-1]), row.messages[-1].content
+        yield from map(kind.model_validate_json, file)
+rows = read(sys.argv[1], TrainingRow)
+questions = [normalise(item.messages) for item in read(sys.argv[2], Example)]
 start = time.perf_counter()
-kinds = find_copies(questions(sys.argv[1]), [q for q, _ in questions(sys.argv[2])], 0.8)
+kinds = find_copies(
+    ((normalise(r.messages[:-1]), r.messages[-1].content) for r in rows), questions, 0.8
+)
 wall = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"wall": wall, "peak": peak, "kinds": kinds.tolist()}))
@@ -58,6 +81,7 @@ def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         rows, items = Path(folder, "rows.jsonl"), Path(folder, "items.jsonl")
         planted = _written(rows, items)
+        prepared = _prepared(Path(folder), rows, items)
         cleaned = _timed(CLEAN, str(rows), str(items))
         masked = _timed(MASK, str(rows), str(N_MASKED))
         size = rows.stat().st_size
@@ -66,13 +90,20 @@ def run() -> list[dict[str, Any]]:
         name: sum(place in removed for place in places) / len(places)
         for name, places in planted.items()
     }
+    most = MIB + MIB_PER_MILLION * N / 1e6
     n_planted = sum(map(len, planted.values()))
     n_right = sum(place in removed for places in planted.values() for place in places)
     return [
         figure("rows (million)", N / 1e6),
         figure("size (GB)", size / 1e9),
+        figure("whole stage, rows per second", N / prepared["wall"]),
+        figure("whole stage, wall (s)", prepared["wall"]),
+        figure("whole stage, CPU (s)", prepared["cpu"]),
+        figure("whole stage, peak memory (MiB)", prepared["peak"], limit=most),
+        figure("whole stage, rows to train on", prepared["n_train"]),
+        figure("whole stage, rows kept back", prepared["n_validation"]),
         figure("rows per second, read and compared", N / cleaned["wall"]),
-        figure("peak memory (MiB)", cleaned["peak"], limit=MIB + MIB_PER_MILLION * N / 1e6),
+        figure("peak memory (MiB)", cleaned["peak"], limit=most),
         figure("planted copies", n_planted),
         *(
             figure(f"found, {name}", share, at_least=0.99 if name == "verbatim" else 0.8)
@@ -101,7 +132,9 @@ def _written(rows: Path, items: Path) -> dict[str, list[int]]:
         for _ in range(N_ITEMS):
             text = " ".join(rng.choices(words, weights, k=rng.randint(12, 30)))
             sources.append((text, "other"))
-            file.write(_line(text, "other"))
+            asked = [{"role": "user", "content": text}]
+            item = {"id": str(len(sources)), "messages": asked, "target": "other"}
+            file.write(json.dumps(item) + "\n")
     cumulative = [*accumulate(weights)]
     with rows.open("w", encoding="utf-8") as file:
         for place in range(N):
@@ -143,6 +176,29 @@ def _greet(text: str) -> str:
 def _line(text: str, answer: str) -> str:
     turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
     return json.dumps({"messages": turns}) + "\n"
+
+
+def _prepared(folder: Path, rows: Path, items: Path) -> dict[str, Any]:
+    """`pipelines.prepare` in a process of its own and with a store of its own: seconds, MiB."""
+    study, out = folder / "study.yaml", folder / "result.json"
+    study.write_text(STUDY.format(rows=rows, items=items), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines.prepare", str(study), "--json"]
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    start = perf_counter()
+    with out.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, "--tracking-uri", store],
+            stdout=file,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, "pipelines.prepare failed"
+    return {
+        **json.loads(out.read_text(encoding="utf-8")),
+        "wall": perf_counter() - start,
+        "cpu": used.ru_utime + used.ru_stime,
+        "peak": used.ru_maxrss / 1024,
+    }
 
 
 def _timed(body: str, *arguments: str) -> dict[str, Any]:

@@ -127,3 +127,16 @@ def test_a_copy_of_a_copy_stays_when_its_original_is_far() -> None:
     kinds = near_copies.find_copies([(text, "x") for text in (a, b, c)], [], 0.75)
     assert kinds.tolist() == [KEPT, NEAR_DUPLICATE, KEPT]
     assert near_copies.leaders([a, b, c], 0.75).tolist() == [0, 0, 2]
+
+
+def test_many_eval_items_are_found_as_a_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of both than are looked at in one go."""
+    monkeypatch.setattr(near_copies, "BATCH", 16)
+    rows = [(f"order {k} of the blue kettle number {k * 7919} is late", "a") for k in range(100)]
+    items = [text for text, _ in rows[::-1]][:40]
+    kinds = near_copies.find_copies(rows, items, 1.0, nearly=False)
+    assert kinds.tolist() == [KEPT] * 60 + [LEAKED] * 40
+    whole, last = near_copies.sketches(items, 3), near_copies.sketches(items[-1:], 3)
+    assert whole.shape == (40, near_copies.SKETCH)
+    assert (whole[-1] == last[0]).all()
+    assert near_copies.sketches([], 3).shape == (0, near_copies.SKETCH)

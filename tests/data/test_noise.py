@@ -11,6 +11,7 @@ import pytest
 from pipelines.core.records import Example, Message, TrainingRow
 from pipelines.core.workload import DataSource, MetricSpec
 from pipelines.data import noise
+from pipelines.data.row_file import spooled
 from pipelines.data.sources import load_eval, load_training, resolve
 from pipelines.serving.classical import fit
 
@@ -103,6 +104,20 @@ def test_rows_are_dropped_or_relabelled_as_asked() -> None:
     relabelled, done = noise.clean(rows, findings, relabel=True)
     assert [r.messages[1].content for r in relabelled] == ["x", "x"]
     assert done == {"label: relabel": 1, "tie: drop": 1}
+
+
+def test_rows_of_a_file_are_cleaned_as_rows_in_memory_are() -> None:
+    rows = [row("a", "x"), row("b", " x "), row("c", "y"), row("d", "z")]
+    findings = [noise.Finding(0, "tie"), noise.Finding(2, "label", "z")]
+    for relabel in (False, True):
+        kept, done = noise.clean(spooled(rows), findings, relabel=relabel)
+        expected, told = noise.clean(rows, findings, relabel=relabel)
+        assert [*kept] == [*expected]
+        assert done == told
+        answers = [each.messages[-1].content for each in kept]
+        assert answers == ([" x ", "z", "z"] if relabel else [" x ", "z"])
+    votes = [row("Where is it?", "a"), row("where is it", "a"), row("Where is it", "b")]
+    assert noise.find(spooled(votes), [], {}, 0.8) == [noise.Finding(2, "outvoted", "a")]
 
 
 def half_wrong(rows: Sequence[TrainingRow]) -> list[TrainingRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from pipelines.core.errors import DataError
 from pipelines.core.records import Message, TrainingRow
 from pipelines.core.study import SplitConfig
 from pipelines.data.partition import describe, partition
+from pipelines.data.row_file import RowFile, spooled
 
 
 def row(
@@ -28,7 +30,7 @@ def row(
     )  # fmt: skip
 
 
-def ids(rows: list[TrainingRow]) -> list[str | None]:
+def ids(rows: Sequence[TrainingRow]) -> list[str | None]:
     return [each.id for each in rows]
 
 
@@ -41,7 +43,7 @@ def test_nothing_is_kept_back_unless_asked_for() -> None:
 
 def test_groups_stay_whole_and_the_share_is_about_right() -> None:
     train, validation = partition(MANY, SplitConfig(validation=0.2))
-    assert ids(sorted(train + validation, key=MANY.index)) == ids(MANY)
+    assert ids(sorted([*train, *validation], key=MANY.index)) == ids(MANY)
     assert not {each.group for each in train} & {each.group for each in validation}
     # 200 groups drawn with 0.2: 40 with a standard deviation of 5.7 groups of 3 rows
     assert 75 <= len(validation) <= 165
@@ -104,6 +106,45 @@ def test_by_time_a_group_is_as_new_as_its_newest_row() -> None:
     assert max(each.answered_at for each in train if each.answered_at) < datetime(
         2026, 11, 10, tzinfo=UTC
     )
+
+
+def test_groups_of_the_same_time_are_taken_by_name() -> None:
+    rows = [row(f"q{k}", day=3 if k == 4 else 2, group=f"g{k}") for k in (1, 5, 2, 4, 3, 6, 8, 7)]
+    # 3.2 of 8 rows: the newest, then the last names; more than half of another one were too many
+    assert ids(partition(rows, SplitConfig(validation=0.4, by="time")).validation) == [
+        "q4", "q8", "q7",
+    ]  # fmt: skip
+
+
+def test_a_group_of_two_equal_strata_is_of_the_first_by_name() -> None:
+    pairs = [row(f"{k}{answer}", answer, group=f"g{k}") for k in range(40) for answer in "yx"]
+    alone = [row(f"q{k}", "y") for k in range(20)]
+    _, validation = partition([*pairs, *alone], SplitConfig(validation=0.2, stratify="answer"))
+    # x: the 40 groups with 80 rows give 16, y: its 20 rows give 4
+    counts = Counter(each.group is None for each in validation)
+    assert counts == {True: 4, False: 16}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        SplitConfig(),
+        SplitConfig(validation=0.2),
+        SplitConfig(validation=0.3, stratify="answer"),
+        SplitConfig(validation=0.3, stratify="team", group="customer"),
+        SplitConfig(validation=0.25, by="time"),
+    ],
+    ids=["none", "hash", "answer", "metadata", "time"],
+)
+def test_rows_of_a_file_are_split_as_rows_in_memory_are(rule: SplitConfig) -> None:
+    rows = [
+        row(f"q{k}", "ab"[k % 2], day=1 + k % 9, team=f"t{k % 3}", customer=f"c{k % 50}")
+        for k in range(200)
+    ]
+    here, there = partition(rows, rule), partition(spooled(rows), rule)
+    assert [*here.train] == [*there.train]
+    assert [*here.validation] == [*there.validation]
+    assert not rule.validation or isinstance(there.train, RowFile)
 
 
 def test_by_time_needs_times() -> None:

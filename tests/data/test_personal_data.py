@@ -112,7 +112,7 @@ def test_a_value_has_one_placeholder_in_the_whole_row(finder: personal_data.Find
 def test_rows_are_counted_and_changed_only_when_asked() -> None:
     rows = [row("mail a@example.com, b@example.com", "ok"), row("no data here", "ok")]
     reported = personal_data.find(rows, mask=False)
-    assert reported.rows == rows
+    assert reported.rows is rows
     masked = personal_data.find(rows, mask=True)
     assert masked.rows[0].messages[0].content == "mail <EMAIL_1>, <EMAIL_2>"
     assert masked.rows[1] == rows[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,52 @@ def test_logs_are_no_eval_set(tmp_path: Path) -> None:
 def test_a_line_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("pipelines.data.sources.MAX_LINE_BYTES", 20)
+    monkeypatch.setattr("pipelines.data.formats.MAX_LINE_BYTES", 20)
     path = tmp_path / name
     path.write_text("text,label\n" + "x" * 20 + ",a\n")
     with pytest.raises(DataError, match="line 2: longer than 20 bytes"):
         load_training(source(path, text="text", target="label"))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_a_gigabyte_without_a_line_end_is_never_in_memory(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.write(b"text,label\n")
+        file.truncate(1 << 30)  # zeros that take no room on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"{name}: line 2: longer than 16,777,216 bytes"):
+            load_training(source(path, text="text", target="label"))
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024**2
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_line_is_as_long_as_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"messages": [{ANSWER.replace("refund", "é" * 40)}]}}\n', encoding="utf-8")
+    size = path.stat().st_size
+    monkeypatch.setattr("pipelines.data.formats.MAX_LINE_BYTES", size)
+    assert len(load_training(source(path))) == 1
+    monkeypatch.setattr("pipelines.data.formats.MAX_LINE_BYTES", size - 1)
+    with pytest.raises(DataError, match="line 1: longer than"):
+        load_training(source(path))
+
+
+def test_what_is_no_utf_8_is_named_with_the_line_before(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b'{"messages": []}\n' * 20_000 + b"\xff\n")
+    with pytest.raises(DataError, match=r"UTF-8 text after line 1\d{4}: invalid start byte"):
+        load_training(source(path))
+
+
+def test_half_a_character_pair_and_endless_digits_are_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    good = f'{{"messages": [{TURN}, {ANSWER}]}}\n'
+    path.write_text(good + good.replace("hi", "\\ud800"))
+    with pytest.raises(DataError, match="row 2: .*surrogates not allowed; correct it, or leave"):
+        load_training(source(path))
+    path.write_text(good + '{"messages": ' + "1" * 5000 + "}\n")
+    with pytest.raises(DataError, match="line 2: not valid JSON: .*digits"):
+        load_training(source(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, TrainingRow
 from pipelines.core.workload import DataSource
+from pipelines.data.row_file import RowFile, spooled
 from pipelines.data.sources import load_eval, load_training
 from pipelines.data.splits import clean_split, without_copies
 
@@ -45,6 +46,20 @@ def test_rows_whose_question_is_asked_elsewhere_are_taken_out() -> None:
     kept_back = [row("please do close my account today!", "b")]
     assert without_copies(rows, kept_back, near_copy=0.7) == rows[1:]
     assert without_copies(rows, kept_back, near_copy=1.0) == rows
+
+
+def test_rows_of_a_file_stay_there() -> None:
+    rows = [
+        row("Please close my account today"),
+        row("Where is my parcel?"),
+        row("where is MY parcel"),
+    ]
+    file = spooled(rows)
+    split = clean_split(file, [item("please close my account today")], near_copy=0.7)
+    assert isinstance(split.rows, RowFile)
+    assert [*split.rows] == rows[1:2]
+    assert (split.n_leaked, split.n_duplicates) == (1, 1)
+    assert [*without_copies(file, file[:1], near_copy=0.7)] == rows[1:2]
 
 
 def test_the_shipped_support_set_keeps_its_promises() -> None:

@@ -22,6 +22,8 @@ FOLDER = Folder(__name__, "format")
 names = FOLDER.names
 Rows = Iterator[tuple[str, dict[str, Any] | str]]
 """Place, and the row or what is wrong with it."""
+MAX_LINE_BYTES = 16 * 1024**2
+"""Of a row; a longer one is no conversation, and reading it would fill the memory."""
 T = TypeVar("T")
 
 
@@ -102,21 +104,50 @@ def read_json(path: Path, kind: type[T]) -> T:
     return value
 
 
+def text_lines(path: Path) -> Iterator[str]:
+    """Lines of a file, only one of them in memory; an end of another kind becomes a newline.
+
+    Raises:
+        DataError: the file is absent, or no UTF-8 text, or a line is longer than `MAX_LINE_BYTES`.
+    """
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if 4 * len(line) > MAX_LINE_BYTES and len(line.encode()) > MAX_LINE_BYTES:
+                    raise DataError(
+                        f"{shown(path)}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; "
+                        "leave it out"
+                    )
+                yield line
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{shown(path)}: cannot be read as UTF-8 text after line {number}: {error.reason}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read: {error}") from None
+
+
 def json_lines(path: Path) -> Rows:
     """Objects of a JSON Lines file, each with its line; blank lines are left out.
 
     Raises:
-        DataError: the file is absent, or no UTF-8 text.
+        DataError: as `text_lines`.
     """
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.removesuffix("\n"))
         except json.JSONDecodeError as error:
             value = f"not valid JSON: {error.msg} at column {error.colno}"
         except RecursionError:
             value = "not valid JSON: nested too deeply"
+        except ValueError as error:  # a number of thousands of digits
+            value = f"not valid JSON: {error}"
         else:
             value = value if isinstance(value, dict) else "expected a JSON object"
         yield f"line {number}", value
