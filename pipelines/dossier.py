@@ -363,9 +363,9 @@ def _measures(study: Study, result: EvaluateResult, prepared: PrepareResult) -> 
     """Every metric on all items, and the quality in every slice."""
     from pipelines.evaluation.asked import repeated
     from pipelines.evaluation.evidence import answered
+    from pipelines.evaluation.job import rows_of
     from pipelines.governance.bom import Measure
     from pipelines.statistics.intervals import estimate
-    from pipelines.tracking import store
 
     found = [
         Measure(metric=name, part=None, estimate=each)
@@ -374,10 +374,7 @@ def _measures(study: Study, result: EvaluateResult, prepared: PrepareResult) -> 
     ]
     if not study.workload.slice_by:
         return tuple(found)
-    lines = store.artifact(prepared.run_id, EVAL_FILE).read_text(encoding="utf-8").splitlines()
-    items = repeated(
-        [Example.model_validate_json(line) for line in lines], study.evaluate.n_samples
-    )
+    items = repeated(rows_of(prepared.run_id, EVAL_FILE, Example), study.evaluate.n_samples)
     groups = {item.id: item.group for item in items if item.group is not None}
     parts: dict[str, list[str]] = {}
     for key in study.workload.slice_by:

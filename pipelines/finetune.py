@@ -349,10 +349,10 @@ def _log_to(run: StageRun) -> Callable[[Mapping[str, float], int], None]:
 
 def _rows(run_id: str, name: str) -> Sequence[TrainingRow]:
     """Rows that `prepare` left; they stay in their file."""
+    from pipelines.core.row_file import opened
     from pipelines.tracking import store
-    from pipelines.training.token_cache import RowsFile
 
-    return RowsFile(store.artifact(run_id, name))
+    return opened(store.artifact(run_id, name))
 
 
 def _check_cluster(config: FinetuneConfig) -> None:

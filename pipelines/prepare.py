@@ -50,8 +50,8 @@ RANKINGS_FILE = "rankings.jsonl"
 
 def prepare(study: Study, options: Options) -> Record:
     """Read, ask the licences, clean, split, describe, log."""
+    from pipelines.core.row_file import lines
     from pipelines.data import card, licences, sources, splits
-    from pipelines.data.row_file import lines
     from pipelines.governance.egress import gate_of
     from pipelines.tracking import store
 

@@ -31,7 +31,7 @@ from pipelines.core.candidate import Own
 from pipelines.core.command import Options
 from pipelines.core.decision import Decision
 from pipelines.core.errors import MissingRunError, Refused, UserError
-from pipelines.core.records import Record, TrainingRow
+from pipelines.core.records import Record
 from pipelines.core.results import (
     TRAIN_FILE,
     ApprovalRequest,
@@ -192,14 +192,12 @@ def _check_licences(study: Study, finetune_run: str | None) -> None:
     Raises:
         Refused: one needs an acknowledgement that the study does not give, or gives no longer.
     """
+    from pipelines.core.row_file import opened
     from pipelines.data import licences
     from pipelines.tracking import registry, store
 
     prepare_run = registry.input_of(finetune_run, "prepare") if finetune_run else None
-    rows: list[TrainingRow] = []
-    if prepare_run is not None:
-        text = store.artifact(prepare_run, TRAIN_FILE).read_text(encoding="utf-8")
-        rows = [TrainingRow.model_validate_json(line) for line in text.splitlines()]
+    rows = opened(store.artifact(prepare_run, TRAIN_FILE)) if prepare_run is not None else ()
     licences.check(study, rows)
 
 

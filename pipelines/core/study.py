@@ -411,7 +411,7 @@ class BenchmarkConfig(Record):
     rent: bool = False
     """Send load to rented candidates, too. It costs money and meets their rate limits."""
     budget_usd: Decimal | None = Field(default=None, gt=0)
-    """Most that the rented candidates' load may cost, that of earlier runs of the workload included;
+    """Most that the rented candidates' load may cost, that of the workload's earlier runs included;
     needed for `rent`."""
     arrivals: Arrivals = Arrivals()
     limits: LatencyLimits | None = None

@@ -13,9 +13,9 @@ import numpy as np
 from pipelines import metrics
 from pipelines.core.errors import ScoringError, Unparseable
 from pipelines.core.records import Example, TrainingRow
+from pipelines.core.row_file import spooled, taken
 from pipelines.core.workload import MetricSpec
 from pipelines.data.near_copies import leaders
-from pipelines.data.row_file import spooled, taken
 from pipelines.data.splits import normalise
 
 CLEAR = 2 / 3

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipelines.core.errors import DataError
 from pipelines.core.records import TrainingRow
+from pipelines.core.row_file import taken
 from pipelines.core.study import SplitConfig
 from pipelines.data.near_copies import digest
-from pipelines.data.row_file import taken
 from pipelines.data.splits import normalise
 
 ANSWER = "answer"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.core.errors import ConfigError
 from pipelines.core.records import TrainingRow
-from pipelines.data.row_file import spooled
+from pipelines.core.row_file import spooled
 
 KINDS = {
     "EMAIL_ADDRESS": "EMAIL",

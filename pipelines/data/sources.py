@@ -13,12 +13,13 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from pipelines.core import row_file
 from pipelines.core.errors import DataError
 from pipelines.core.paths import ROOT, shown
 from pipelines.core.prompt import with_passages
 from pipelines.core.records import Example, Message, Record, TrainingRow
 from pipelines.core.workload import DataSource
-from pipelines.data import formats, row_file
+from pipelines.data import formats
 
 MAX_SHOWN = 20
 """Problems printed of one file; the rest are counted."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from pipelines.core.prompt import question_in
 from pipelines.core.records import Example, Message, TrainingRow
+from pipelines.core.row_file import taken
 from pipelines.data import near_copies
-from pipelines.data.row_file import taken
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ def hold_out(
     Raises:
         DataError: one of the two would be empty.
     """
-    from pipelines.training.token_cache import RowsFile  # not above: `--help` needs no numpy
+    import numpy as np  # not above: `--help` needs neither
+
+    from pipelines.core.row_file import taken
 
     learned: list[int] = []
     held_out: list[int] = []
@@ -87,9 +89,7 @@ def hold_out(
             f"finetune.search: of {len(rows)} training rows {len(held_out)} would be held out; "
             "give more rows, or another finetune.search.validation_share"
         )
-    if isinstance(rows, RowsFile):
-        return rows.take(learned), rows.take(held_out)
-    return [rows[k] for k in learned], [rows[k] for k in held_out]
+    return taken(rows, np.array(learned)), taken(rows, np.array(held_out))
 
 
 def result(tried: Iterable[TrialResult], n_rows: int, n_validation: int) -> SearchResult:

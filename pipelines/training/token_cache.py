@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import fcntl
 import hashlib
@@ -19,6 +18,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from pipelines.core import row_file
 from pipelines.core.errors import UserError
 from pipelines.core.progress import say
 from pipelines.core.records import TrainingRow
@@ -36,48 +36,6 @@ MANY = 20_000
 DATA, SHA256 = "tokens.arrow", "tokens.sha256"
 TOKENIZER_SUFFIXES = {".json", ".jinja", ".txt", ".model"}
 """Of all files of a base but its weights."""
-
-
-class RowsFile(Sequence[TrainingRow]):
-    """Rows of a JSON Lines file, each of them parsed when it is asked for.
-
-    Args:
-        path: one row per line; it must not change meanwhile.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        lengths = np.fromiter(map(len, self._file), np.int64)
-        ends = lengths.cumsum()
-        self._spans = np.stack([ends - lengths, ends], axis=1)
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    @overload
-    def __getitem__(self, at: int) -> TrainingRow: ...
-    @overload
-    def __getitem__(self, at: slice) -> RowsFile: ...
-    def __getitem__(self, at: int | slice) -> TrainingRow | RowsFile:
-        if isinstance(at, slice):
-            return self.take(range(len(self))[at])
-        return TrainingRow.model_validate_json(self._line(self._spans[at]))
-
-    def __iter__(self) -> Iterator[TrainingRow]:
-        return map(TrainingRow.model_validate_json, self.lines())
-
-    def lines(self) -> Iterator[bytes]:
-        """The rows as they stand in the file."""
-        return map(self._line, self._spans)
-
-    def take(self, numbers: Sequence[int]) -> RowsFile:
-        """Some of the rows; the file is not read."""
-        part = copy.copy(self)
-        part._spans = self._spans[np.asarray(numbers, np.int64)]
-        return part
-
-    def _line(self, span: np.ndarray) -> bytes:
-        return os.pread(self._file.fileno(), span[1] - span[0], span[0])
 
 
 class TokenRow(Mapping[str, np.ndarray]):
@@ -202,12 +160,7 @@ def tokens(
 def rows_sha256(rows: Sequence[TrainingRow]) -> str:
     """SHA-256 of the rows as JSON Lines: that of the file, where all rows of one are meant."""
     digest = hashlib.sha256()
-    lines = (
-        rows.lines()
-        if isinstance(rows, RowsFile)
-        else (row.model_dump_json().encode() + b"\n" for row in rows)
-    )
-    for line in lines:
+    for line in row_file.lines(rows):
         digest.update(line)
     return digest.hexdigest()
 

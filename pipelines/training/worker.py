@@ -67,11 +67,11 @@ def end_with_parent() -> None:
 
 
 def _train(job: Job, folder: Path, rank: int) -> None:
+    from pipelines.core.row_file import opened
     from pipelines.training import base_model, lora
-    from pipelines.training.token_cache import RowsFile
 
     base_dir = job.base_dir if job.base_dir.exists() else base_model.fetch(job.config.base)
-    rows, validation = RowsFile(folder / ROWS), RowsFile(folder / VALIDATION)
+    rows, validation = opened(folder / ROWS), opened(folder / VALIDATION)
     with (folder / FIGURES).open("a", encoding="utf-8") as file:
 
         def log(figures: Mapping[str, float], step: int) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 import datasets
 from transformers import AutoTokenizer
+from pipelines.core import row_file
 from pipelines.core.config import load_study
 from pipelines.core.paths import ROOT
 from pipelines.core.records import TrainingRow
@@ -44,7 +45,7 @@ if arm == "memory":
         template_options=config.chat_template_options,
     )
 else:
-    rows = token_cache.RowsFile(folder / "rows.jsonl")
+    rows = row_file.opened(folder / "rows.jsonl")
     data = token_cache.tokens(
         rows, folder / "base", tokenizer, config, "Name it.", folder / "tokens"
     )

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from pipelines.core.records import Example, Message, TrainingRow
+from pipelines.core.row_file import spooled
 from pipelines.core.workload import DataSource, MetricSpec
 from pipelines.data import noise
-from pipelines.data.row_file import spooled
 from pipelines.data.sources import load_eval, load_training, resolve
 from pipelines.serving.classical import fit
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from pipelines.core.errors import DataError
 from pipelines.core.records import Message, TrainingRow
+from pipelines.core.row_file import RowFile, spooled
 from pipelines.core.study import SplitConfig
 from pipelines.data.partition import describe, partition
-from pipelines.data.row_file import RowFile, spooled
 
 
 def row(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Example, Message, TrainingRow
+from pipelines.core.row_file import RowFile, spooled
 from pipelines.core.workload import DataSource
-from pipelines.data.row_file import RowFile, spooled
 from pipelines.data.sources import load_eval, load_training
 from pipelines.data.splits import clean_split, without_copies
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +19,12 @@ from pipelines.core.config import load_study
 from pipelines.core.errors import DataError, UserError
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Message, TrainingRow
+from pipelines.core.row_file import RowFile, opened
 from pipelines.core.study import FinetuneConfig
 from pipelines.training import lora, search, token_cache, toy_base
 from pipelines.training.chat_rows import encode
 from pipelines.training.packing import Packer, lay, n_scored
-from pipelines.training.token_cache import DATA, KEPT, SHA256, RowsFile, rows_sha256, tokens
+from pipelines.training.token_cache import DATA, KEPT, SHA256, rows_sha256, tokens
 from tests.training.test_launch import one_thread
 from tests.training.test_lora import base as tiny
 from tests.training.test_lora import config as tiny_config
@@ -168,7 +170,7 @@ def test_a_second_start_finds_the_tokens(make: Make, tmp_path: Path) -> None:
     assert rows.n_reads == 3
     path = tmp_path / "train.jsonl"
     path.write_text("".join(each.model_dump_json() + "\n" for each in ROWS), encoding="utf-8")
-    assert plain(make(RowsFile(path), epochs=9, seed=3, learning_rate=1.0)) == first
+    assert plain(make(opened(path), epochs=9, seed=3, learning_rate=1.0)) == first
     assert sets(tmp_path) == [place]
     assert place.stat().st_mode & 0o077 == 0, "others may read the rows"
 
@@ -379,25 +381,25 @@ def test_no_rows_are_no_data_set(make: Make, tmp_path: Path) -> None:
 def test_rows_are_read_from_their_file_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(each.model_dump_json() + "\n" for each in ROWS), encoding="utf-8")
-    rows = RowsFile(path)
+    rows = opened(path)
     assert list(rows) == ROWS
     assert (len(rows), rows[3], rows[-1]) == (32, ROWS[3], ROWS[-1])
     assert list(rows[5:2:-2]) == ROWS[5:2:-2]
-    assert list(rows.take([4, 1])) == [ROWS[4], ROWS[1]]
+    assert list(rows.take(np.array([4, 1]))) == [ROWS[4], ROWS[1]]
     with pytest.raises(IndexError):
         rows[32]
     digests = {rows_sha256(rows), rows_sha256(ROWS), hashlib.sha256(path.read_bytes()).hexdigest()}
     assert len(digests) == 1
     assert rows_sha256(rows[1:]) == rows_sha256(ROWS[1:]) != rows_sha256(ROWS)
     (tmp_path / "empty").touch()
-    assert list(RowsFile(tmp_path / "empty")) == []
+    assert list(opened(tmp_path / "empty")) == []
 
 
 def test_the_same_rows_are_held_out_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(each.model_dump_json() + "\n" for each in ROWS), encoding="utf-8")
-    parts = search.hold_out(RowsFile(path), 0.3)
-    assert all(isinstance(part, RowsFile) for part in parts)
+    parts = search.hold_out(opened(path), 0.3)
+    assert all(isinstance(part, RowFile) for part in parts)
     assert tuple(map(list, parts)) == search.hold_out(ROWS, 0.3)
 
 
@@ -409,7 +411,7 @@ def test_a_training_on_a_file_is_that_on_a_list_and_shares_its_tokens(
     settings = tiny_config(epochs=1, max_tokens_per_row=500)
     listed, mapped = (
         lora.train(tiny, rows, settings, "Name it.", tmp_path / name, lambda *_: None, rows[:4])
-        for name, rows in (("a", ROWS), ("b", RowsFile(path)))
+        for name, rows in (("a", ROWS), ("b", opened(path)))
     )
     assert mapped.adapter_sha256 == listed.adapter_sha256
     assert mapped.n_scored_tokens == listed.n_scored_tokens

@@ -1,4 +1,4 @@
-"""Training rows in a temporary file: of millions of them only the places are in memory."""
+"""Training rows in a file: of millions of them only the places are in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import accumulate, chain
+from pathlib import Path
 from typing import IO, overload
 
 import numpy as np
@@ -22,12 +23,12 @@ BATCH = 4096
 class RowFile(Sequence[TrainingRow]):
     """Rows in the order in which they were written, or some of them; each is read when asked for.
 
-    Never changed. Those that hold some of its rows share the file, which goes with the last of
-    them.
+    Never changed. Those that hold some of its rows share the file; a temporary one goes with the
+    last of them.
     """
 
     def __init__(self, file: IO[bytes], bounds: np.ndarray, places: np.ndarray) -> None:
-        """Made by `spooled` and `taken`.
+        """Made by `spooled`, `opened` and `taken`.
 
         Args:
             file: JSON Lines.
@@ -86,11 +87,19 @@ def spooled(rows: Iterable[TrainingRow]) -> RowFile:
     return RowFile(file, bounds, np.arange(len(ends), dtype=np.uint32))
 
 
+def opened(path: Path) -> RowFile:
+    """Rows of a file that `lines` wrote; it must not change meanwhile."""
+    file = path.open("rb")
+    bounds = np.fromiter(chain([0], accumulate(map(len, file))), np.int64)
+    return RowFile(file, bounds, np.arange(len(bounds) - 1, dtype=np.uint32))
+
+
 def taken(rows: Sequence[TrainingRow], places: np.ndarray) -> Sequence[TrainingRow]:
     """Those rows, in that order; rows of a file stay there."""
     if isinstance(rows, RowFile):
         return rows.take(places)
-    return [rows[place] for place in places.tolist()]
+    numbers: list[int] = places.tolist()
+    return [rows[number] for number in numbers]
 
 
 def lines(rows: Iterable[Record]) -> Iterator[bytes]:

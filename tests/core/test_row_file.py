@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.core.errors import DataError
 from pipelines.core.records import Example, Message, TrainingRow
-from pipelines.data.row_file import RowFile, lines, spooled, taken
+from pipelines.core.row_file import RowFile, lines, spooled, taken
 
 
 def row(text: str, answer: str = "ok") -> TrainingRow:
