@@ -225,6 +225,7 @@ def test_the_stand_in_errs_at_its_rate_and_always_the_same_way(
     assert quality.mean == 1.0
 
 
+@pytest.mark.slow
 def test_the_banking77_baseline_reproduces_its_anchor(public_data: Path, store_uri: str) -> None:
     study = load_study(
         ROOT / "configs" / "banking77.yaml",

@@ -199,6 +199,7 @@ def test_the_readmes_table_is_that_of_this_study(
         assert quality.low - 0.01 <= stated <= quality.high + 0.01
 
 
+@pytest.mark.slow
 def test_serve_prints_a_working_curl_and_stops_on_ctrl_c(
     finished: tuple[str, Decision, list[str]],
 ) -> None:

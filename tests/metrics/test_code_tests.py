@@ -279,6 +279,7 @@ def test_what_cannot_be_scored_says_why(monkeypatch: pytest.MonkeyPatch) -> None
         score(HIDDEN, f"{DOUBLE}  # not seen before")
 
 
+@pytest.mark.slow
 def test_all_974_reference_solutions_of_mbpp_pass_with_eight_at_once() -> None:
     path = Path(os.environ.get("FREEHOLD_DATA") or "", "mbpp", "mbpp.jsonl")
     if not path.is_file():
