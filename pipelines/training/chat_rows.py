@@ -57,29 +57,7 @@ def encode(
             Or the template marks something else than the answers.
         ConfigError: there is no such template.
     """
-    encoded = tokenise(
-        rows,
-        tokenizer,
-        instructions=instructions,
-        template_options=template_options,
-        loss=loss,
-        chat_template=chat_template,
-    )
-    refuse_long(encoded, len(rows), max_tokens)
-    return [tokens for sequences in encoded for tokens in sequences]
-
-
-def tokenise(
-    rows: Iterable[TrainingRow],
-    tokenizer: Any,
-    *,
-    instructions: str,
-    template_options: Mapping[str, bool],
-    loss: Literal["last", "all"],
-    chat_template: str | None,
-) -> list[list[Tokens]]:
-    """As `encode`: the sequences of each row, however long."""
-    return list(
+    encoded = list(
         sequences(
             rows,
             tokenizer,
@@ -89,6 +67,8 @@ def tokenise(
             chat_template=chat_template,
         )
     )
+    refuse_lengths([max(len(each["input_ids"]) for each in row) for row in encoded], max_tokens)
+    return [each for row in encoded for each in row]
 
 
 def sequences(
@@ -100,7 +80,7 @@ def sequences(
     loss: Literal["last", "all"],
     chat_template: str | None,
 ) -> Iterator[list[Tokens]]:
-    """As `tokenise`, one row after the other."""
+    """As `encode`: the sequences of each row, however long, one row after the other."""
     marked = tokenizer.chat_template if chat_template is None else template(chat_template)
     for number, row in enumerate(rows, start=1):
         turns = with_instructions(row.messages, instructions)
@@ -123,14 +103,13 @@ def sequences(
         yield found
 
 
-def refuse_long(encoded: Sequence[Sequence[Tokens]], n_rows: int, max_tokens: int) -> None:
-    """Raise DataError if sequences of any row are too long; says how many rows, and how long."""
-    assert len(encoded) == n_rows
-    refuse_lengths([max(len(tokens["input_ids"]) for tokens in row) for row in encoded], max_tokens)
-
-
 def refuse_lengths(lengths: Sequence[int], max_tokens: int) -> None:
-    """As `refuse_long`, of the longest sequence of each row."""
+    """Raise DataError if sequences of any row are too long; says how many rows, and how long.
+
+    Args:
+        lengths: of the longest sequence of each row.
+        max_tokens: the limit.
+    """
     if n_long := sum(length > max_tokens for length in lengths):
         raise DataError(
             f"{n_long} of {len(lengths)} training rows are longer than {max_tokens} tokens (the "
