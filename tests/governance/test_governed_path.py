@@ -123,8 +123,8 @@ def test_restricted_from_training_to_an_answer(tmp_path: Path) -> None:
     weights.write_bytes(good)
 
     # An alias moved by hand to a version that nobody approved.
-    uri = company.env["MLFLOW_TRACKING_URI"]
-    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    mlflow.set_tracking_uri(company.env["MLFLOW_TRACKING_URI"])
+    client = mlflow.MlflowClient()
     approved = client.get_model_version("support", "1")
     client.create_model_version("support", approved.source or "", model_id=approved.model_id)
     client.set_registered_model_alias("support", "champion", "2")
