@@ -140,7 +140,7 @@ class TrainingRows(Record):
         return {**numbers, "scored_share": self.scored_share}
 
 
-Checkpointing = Literal["none", "selective", "full"]
+Checkpointing = Literal["none", "selective", "full", "offload"]
 
 
 class TrainingEstimate(Record):

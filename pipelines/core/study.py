@@ -176,7 +176,7 @@ def _policy(given: object) -> object:
 
 
 GradientCheckpointing = Annotated[
-    Literal["auto", "none", "selective", "full"], BeforeValidator(_policy)
+    Literal["auto", "none", "selective", "full", "offload"], BeforeValidator(_policy)
 ]
 
 
@@ -207,8 +207,9 @@ class FinetuneConfig(Record):
     """`nf4`: QLoRA, the frozen base in 4 bits; `int8`: in 8 bits (bitsandbytes)."""
     gradient_checkpointing: GradientCheckpointing = "none"
     """Layers whose activations are computed again in the backward pass, to save memory: all, every
-    second one (`selective`), or none, which is fastest. true and false mean full and none; `auto`
-    takes the fastest that is estimated to fit the GPU."""
+    second one (`selective`), or none, which is fastest; `offload`: all, and their inputs wait in
+    the machine's memory. true and false mean full and none; `auto` takes the fastest that is
+    estimated to fit the GPU."""
     checkpoints: int = Field(default=4, gt=0)
     """How often the training state is saved, to resume after a kill; with validation rows, their
     loss is measured as often and the adapter with the lowest is kept."""

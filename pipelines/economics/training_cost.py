@@ -13,7 +13,7 @@ from pipelines.core.study import FinetuneConfig
 from pipelines.economics.gpu_hour import usd_per_machine_hour
 
 GIB = 2**30
-POLICIES: tuple[Checkpointing, ...] = ("none", "selective", "full")
+POLICIES: tuple[Checkpointing, ...] = ("none", "selective", "full", "offload")
 """In the order in which they are tried: each needs less memory and more time than the last."""
 USABLE_SHARE = 0.92
 """Of a GPU's memory, an assumption: CUDA takes some, and some is lost between blocks."""
@@ -65,17 +65,21 @@ def block_bytes(shape: ModelShape) -> int:
 
 def recomputed_blocks(shape: ModelShape, policy: Checkpointing) -> int:
     """Blocks whose activations are computed again in the backward pass."""
-    return {"none": 0, "selective": (shape.layers + 1) // 2, "full": shape.layers}[policy]
+    if policy == "selective":
+        return (shape.layers + 1) // 2
+    return 0 if policy == "none" else shape.layers
 
 
 def token_bytes(shape: ModelShape, policy: Checkpointing) -> int:
-    """Bytes that the whole model keeps of a token; the head's are apart.
+    """Bytes that the whole model keeps of a token on the GPU; the head's are apart.
 
     A block that is computed again keeps its input, and holds all that it needs when its turn comes.
+    Inputs that are offloaded pass through: two of them are there at a time.
     """
     block, again = block_bytes(shape), recomputed_blocks(shape, policy)
     ends = FP32 * (shape.hidden + 1) + BF16 * 2 * shape.head_dim
-    kept = (shape.layers - again) * block + again * BF16 * shape.hidden
+    n_inputs = min(2, again) if policy == "offload" else again
+    kept = (shape.layers - again) * block + n_inputs * BF16 * shape.hidden
     return kept + ends + (block if again else 0)
 
 
@@ -136,7 +140,7 @@ def settled(
     """`config` without `sharding: auto`; the arguments are those of `estimate`.
 
     The processes share the base where they can and one GPU does not hold it with the activations,
-    whatever is computed again.
+    whatever is computed again on it.
     """
     if config.sharding != "auto":
         return config
@@ -145,7 +149,10 @@ def settled(
     if shape is None or adapter is None or size is None or config.why_not_sharded:
         return whole
     policy, _ = _fit(shape, adapter, whole, work, USABLE_SHARE * size)
-    return whole if policy else config.model_copy(update={"sharding": "fsdp2"})
+    last_resort = policy == "offload" and config.gradient_checkpointing == "auto"
+    if policy and not last_resort:
+        return whole
+    return config.model_copy(update={"sharding": "fsdp2"})
 
 
 def estimate(

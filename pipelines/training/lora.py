@@ -48,7 +48,7 @@ N_LOG_POINTS = 50
 """Points of the loss curve in MLflow."""
 MICRO_BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
 """Tokens of a forward pass where the study says nothing; with fewer, a GPU waits."""
-RECOMPUTE_EVERY = {"selective": 2, "full": 1}
+RECOMPUTE_EVERY = {"selective": 2, "full": 1, "offload": 1}
 """Of how many layers one is computed again in the backward pass."""
 Log = Callable[[Mapping[str, float], int], None]
 """Called with figures and the optimiser step while training runs."""
@@ -147,6 +147,7 @@ def train(
             packed=packed,
             validation=held_out,
             sharded=sharded,
+            offload=config.gradient_checkpointing == "offload",
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)

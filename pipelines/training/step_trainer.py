@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.autograd.graph import save_on_cpu
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
@@ -29,6 +30,7 @@ class StepTrainer(Trainer):
         packed: whether the model reads packs of several documents.
         validation: rows that are only evaluated; may be empty.
         sharded: whether the base is divided among the processes; the adapter is whole in each.
+        offload: whether what the forward pass keeps waits in the machine's memory.
         given: the arguments of Trainer itself.
     """
 
@@ -41,10 +43,11 @@ class StepTrainer(Trainer):
         packed: bool,
         validation: Sequence[Row] = (),
         sharded: bool = False,
+        offload: bool = False,
         **given: Any,
     ) -> None:
         self.rows, self.planned, self.packer, self.packed = rows, planned, packer, packed
-        self.validation, self.sharded = validation, sharded
+        self.validation, self.sharded, self.offload = validation, sharded, offload
         super().__init__(
             train_dataset=rows,  # pyright: ignore[reportArgumentType]
             eval_dataset=validation or None,  # pyright: ignore[reportArgumentType]
@@ -80,9 +83,10 @@ class StepTrainer(Trainer):
         for number, pack in enumerate(packs, start=1):
             last = number == len(packs)
             with nullcontext() if last else self.accelerator.no_sync(model):
-                loss = scale * loss_of_pack(
-                    model, pack, self.args.label_smoothing_factor, self.packed
-                )
+                with save_on_cpu(pin_memory=True) if self.offload else nullcontext():
+                    loss = scale * loss_of_pack(
+                        model, pack, self.args.label_smoothing_factor, self.packed
+                    )
                 self.accelerator.backward(loss)
             total += loss.detach()
         if self.sharded:

@@ -30,7 +30,7 @@ from pipelines.core.errors import DataError, UserError
 from pipelines.core.paths import ROOT
 from pipelines.core.records import Message, TrainingRow
 from pipelines.core.study import FinetuneConfig
-from pipelines.training import lora, toy_base
+from pipelines.training import lora, step_trainer, toy_base
 from pipelines.training.chat_rows import IGNORED, encode
 
 ROWS = [
@@ -166,10 +166,22 @@ def test_the_first_loss_and_speed_are_those_of_real_tokens(base: Path, tmp_path:
     assert trained.tokens_per_s * trained.train_s == pytest.approx(n_tokens)
 
 
-def test_a_batch_in_several_packs_trains_the_same(base: Path, tmp_path: Path) -> None:
+def test_a_batch_in_several_packs_trains_the_same(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    class Noting(step_trainer.save_on_cpu):
+        def __init__(self, pin_memory: bool) -> None:
+            super().__init__(pin_memory=pin_memory)
+            pack = self.pack_hook
+            self.pack_hook = lambda tensor: kept.append(tensor.shape[-1]) or pack(tensor)
+
+    monkeypatch.setattr(step_trainer, "save_on_cpu", Noting)
     whole, _ = train(base, tmp_path / "a", epochs=1)
+    assert kept == []
     for name, more in {
-        "tokens": {"micro_batch_tokens": 40, "gradient_checkpointing": "full"},
+        "tokens": {"micro_batch_tokens": 40, "gradient_checkpointing": "offload"},
         "single": {"packing": False, "gradient_checkpointing": "selective"},
     }.items():
         other, _ = train(base, tmp_path / name, epochs=1, **more)
@@ -178,6 +190,9 @@ def test_a_batch_in_several_packs_trains_the_same(base: Path, tmp_path: Path) ->
         )
         for key, weight in expected.items():
             torch.testing.assert_close(found[key], weight, rtol=1e-3, atol=1e-5)
+    # Of both layers their inputs (32 wide), of none what its MLP holds (64).
+    assert kept.count(32) >= 2
+    assert 64 not in kept
 
 
 HELD_OUT = [
