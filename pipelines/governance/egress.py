@@ -421,3 +421,27 @@ def check_tracking(uri: str, gate: Gate | None) -> None:
         check(gate, who, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
     else:  # a database has its own way to encrypt
         check(gate, who, f"https://{parts.netloc.rpartition('@')[2]}")
+
+
+def check_artifacts(uri: str, gate: Gate | None) -> None:
+    """Whether a study's files may be written to the artifact store that a tracking store names.
+
+    Args:
+        uri: MLflow's: a folder, a server or an object store such as `s3://bucket/path`.
+        gate: of the workload; None = no study's data goes there, and only `--offline` counts.
+
+    Raises:
+        Refused: the data must not go there.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file", "mlflow-artifacts"):
+        return
+    who = "the artifact store"
+    gate = gate or Gate("(none)", "public")
+    if parts.scheme == "s3" and (ours := os.environ.get("MLFLOW_S3_ENDPOINT_URL")):
+        check(gate, who, ours)
+    elif parts.scheme in PORTS:
+        check(gate, who, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    else:
+        host = parts.netloc.rpartition("@")[2] or parts.scheme
+        gate.demand(who, Origin("https", host, PORTS["https"]), "external")

@@ -47,6 +47,15 @@ BATCH = 500
 """MLflow's REST interface takes at most 1,000 metrics a call."""
 
 
+class _Connection:
+    """What `connect` was told; MLflow's own connection is one per process, too."""
+
+    gate: Gate | None = None
+
+
+_connection = _Connection()
+
+
 def connect(uri: str | None = None, gate: Gate | None = None) -> None:
     """Point MLflow at `uri`, else at $MLFLOW_TRACKING_URI, else at mlruns/mlflow.db.
 
@@ -70,6 +79,7 @@ def connect(uri: str | None = None, gate: Gate | None = None) -> None:
         MLRUNS.mkdir(exist_ok=True)
         uri = f"sqlite:///{MLRUNS / 'mlflow.db'}"
     egress.check_tracking(uri, gate)
+    _connection.gate = gate
     # Fail in seconds, not after minutes of retries, when nobody listens there.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -371,7 +381,13 @@ def ui_command() -> str:
 
 
 def check_place(artifact_uri: str | None) -> None:
-    """A server's answer must not choose a folder of this machine to read from or write to."""
+    """A server's answer must not choose where a study's files go.
+
+    Raises:
+        UserError: it names a folder of this machine to read from or write to.
+        Refused: the study's data must not go there.
+    """
+    egress.check_artifacts(artifact_uri or "", _connection.gate)
     local = urlsplit(artifact_uri or "").scheme in ("", "file")
     if local and mlflow.get_tracking_uri().startswith("http"):
         raise UserError(

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from pipelines.core.errors import MissingRunError, UserError
+from pipelines.core.errors import MissingRunError, Refused, UserError
 from pipelines.core.records import Estimate
+from pipelines.governance.egress import Gate
 from pipelines.tracking import registry, store
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -157,6 +158,25 @@ def test_it_names_no_folder_of_this_machine(liar: Liar, tmp_path: Path, place: s
         ):
             raise AssertionError("nothing may be written there")
     assert sorted(each.name for each in mine.iterdir()) == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/x", "gs://bucket/x", "wasbs://c@account.example/x", "http://10.1.2.3/x"]
+)
+def test_it_sends_restricted_rows_to_no_store_of_its_choice(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    store.connect(liar.url, Gate("small", "restricted"))
+    liar.artifact_uri = place
+    with pytest.raises(Refused, match=r"the artifact store: .* of workload small is restricted"):
+        with store.open_run(
+            store.Stage("prepare", "small", {}), data_sha256="d", inputs={}, description=""
+        ):
+            raise AssertionError("nothing may be written there")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9000")  # an own one
+    store.check_place("s3://bucket/x")
+    store.connect(liar.url, Gate("small", "public"))
+    store.check_place("gs://bucket/x")
 
 
 def test_a_folder_is_fetched(liar: Liar, tmp_path: Path) -> None:
