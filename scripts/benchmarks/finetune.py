@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from evaluate import figure
 
 SEED = 7
-ROUNDS = 3
+ROUNDS = 6
 MAX_LOSS_GAP = 1e-3
 MIN_COSINE = 0.999
 LAYER_TOKENS = 64
@@ -108,8 +107,8 @@ class Found:
 
     @property
     def seconds(self) -> float:
-        """Of a pass, the median."""
-        return median(self.times)
+        """Of the fastest pass: what else runs on the machine can only add to it."""
+        return min(self.times)
 
 
 def compare(
