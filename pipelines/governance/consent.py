@@ -44,7 +44,7 @@ class Consent(Record):
     tier: Tier
     zone: Zone
     hosts: tuple[str, ...] = Field(default=(), max_length=50)
-    """None = all of the zone."""
+    """Empty = all of the zone."""
     why: str = Field(min_length=1, max_length=1_000)
     role: str
     name: str
