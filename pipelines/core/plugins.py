@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -31,9 +32,13 @@ class Folder(NamedTuple):
         Raises:
             ConfigError: there is no such file.
         """
-        if name not in self.names():
-            folder = self.package.replace(".", "/")
-            raise ConfigError(
-                f"unknown {self.what} {name!r}; {folder}/ has: {', '.join(self.names())}"
-            )
-        return importlib.import_module(f"{self.package}.{name}")
+        return _loaded(self, name)
+
+
+@cache
+def _loaded(folder: Folder, name: str) -> ModuleType:
+    names = folder.names()
+    if name not in names:
+        path = folder.package.replace(".", "/")
+        raise ConfigError(f"unknown {folder.what} {name!r}; {path}/ has: {', '.join(names)}")
+    return importlib.import_module(f"{folder.package}.{name}")

@@ -72,7 +72,7 @@ PROBLEMS = {
     "model IS NULL AND ts IS NULL AND input IS NULL AND output IS NULL":
         "no JSON object, or one without model, time and tokens",
     "coalesce(model, '') = ''": "no model",
-    "hour = 0": "no timestamp, or one that cannot be read",
+    f"coalesce(ts NOT BETWEEN {FIRST} AND {LAST}, true)": "no timestamp, or one that cannot be read",
     "least(input, cached, write_5m, write_1h, output, reasoning, n_calls) < 0": "a negative count",
     "input IS NULL AND output IS NOT NULL": "output tokens without input tokens",
     f"NOT is_sum AND greatest(input, output) > {MAX_TOKENS}":
@@ -84,11 +84,11 @@ PROBLEMS = {
 }  # fmt: skip
 """What is wrong with a row -> what is said of it; the first that holds."""
 UNKNOWN_TIER = "an unknown service tier, or capacity paid by the hour"
-_FINE = f"""model <> '' AND hour > 0 AND cached >= 0 AND write_5m >= 0
+_ORDINARY = f"""model <> '' AND ts BETWEEN {FIRST} AND {LAST} AND cached >= 0 AND write_5m >= 0
     AND write_1h >= 0 AND reasoning >= 0 AND n_calls >= 0 AND reasoning <= output
     AND cached + write_5m + write_1h <= input AND currency IS NULL
-    AND (is_sum OR greatest(input, output) <= {MAX_TOKENS})"""
-"""Holds for nearly every row, and is faster to find out than which of `PROBLEMS` does not."""
+    AND input <= {MAX_TOKENS} AND output <= {MAX_TOKENS} AND timed AND NOT failed AND NOT is_sum"""
+"""Holds for nearly every call, and is found out faster than which of `PROBLEMS` does not."""
 BILL_REASON = """CASE
     WHEN ts IS NULL THEN 'no timestamp, or one that cannot be read'
     WHEN usd IS NULL THEN 'no amount, or one that cannot be read'
@@ -177,7 +177,7 @@ def keyed(
     """SQL that adds `workload` to canonical calls, and `code`: all keys that are small numbers.
 
     Few columns to group by are what makes the reading fast, and so is asking first whether a row
-    is fine as nearly every one is, and naming the groups rather than the rows where one column
+    is ordinary as nearly every one is, and naming the groups rather than the rows where one column
     has the names.
 
     Args:
@@ -194,18 +194,20 @@ def keyed(
         told_by = _cases({f"{each} <> ''": n for n, each in enumerate(names)})
     length = "coalesce(length, CASE WHEN is_sum THEN input // nullif(n_calls, 0) ELSE input END)"
     over = _cases({f"{length} > {each}": n for n, each in enumerate(thresholds, start=1)})
-    if thresholds:
-        over = f"CASE WHEN {length} > {min(thresholds)} THEN {over} ELSE 0 END"
     wrong = _cases({each: n for n, each in enumerate(PROBLEMS, start=1)})
-    code = f"""((hour * 8 + {told_by}) * {len(thresholds) + 1} + {over}) * 256
+    per_hour = 8 * (len(thresholds) + 1) * 256
+    short = min(thresholds, default=MAX_TOKENS)
+    code = f"""CASE WHEN {_ORDINARY} AND coalesce(length, input) <= {short}
+        THEN epoch_us(ts) // 3600000000 * {per_hour} + {told_by} * {per_hour // 8} + 64
+        ELSE ((CASE WHEN ts BETWEEN {FIRST} AND {LAST}
+                THEN datediff('hour', TIMESTAMP '1970-01-01', ts) ELSE 0 END * 8 + {told_by})
+                * {len(thresholds) + 1} + {over}) * 256
             + CASE WHEN is_sum THEN 128 ELSE 0 END + CASE WHEN timed THEN 64 ELSE 0 END
             + CASE WHEN failed THEN 32 ELSE 0 END + CASE WHEN input IS NULL THEN 16 ELSE 0 END
-            + CASE WHEN {_FINE} THEN 0 ELSE {wrong} END"""
+            + {wrong} END"""
     # The engine sees a constant only where it is written out.
     code = re.sub(r"\w+", lambda word: same.get(word[0], word[0]), code)
-    return f"""SELECT *, {workload} AS workload, {code} AS code
-        FROM (SELECT *, CASE WHEN ts BETWEEN {FIRST} AND {LAST}
-            THEN epoch_us(ts) // 3600000000 ELSE 0 END AS hour FROM ({calls}))"""
+    return f"SELECT *, {workload} AS workload, {code} AS code FROM ({calls})"
 
 
 def keys(thresholds: Sequence[int], by: Sequence[str]) -> str:
