@@ -34,18 +34,19 @@ TIERS = {
 _TIER_CASES = " ".join(
     f"WHEN {literal(name)} THEN {literal(tier)}" for tier, all_ in TIERS.items() for name in all_
 )
+SESSION = "SET TimeZone = 'UTC'; SET enable_progress_bar = false;"
+"""Of every connection."""
 SETUP = f"""
-SET TimeZone = 'UTC';
-SET enable_progress_bar = false;
-CREATE TEMP MACRO zoned(t) AS coalesce(
+{SESSION}
+CREATE MACRO zoned(t) AS coalesce(
     TRY_CAST(TRY_CAST(t AS TIMESTAMPTZ) AS TIMESTAMP),
     make_timestamp(TRY_CAST(TRY_CAST(t AS DOUBLE) * list_extract(
         [NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1e6, NULL, NULL, 1e3, NULL, NULL, 1,
         NULL, NULL, 1e-3], length(split_part(t, '.', 1))) AS BIGINT)));
-CREATE TEMP MACRO moment(t) AS
+CREATE MACRO moment(t) AS
     CASE WHEN t LIKE '%Z' AND NOT contains(t, ' ') THEN TRY_CAST(t AS TIMESTAMP)
     ELSE zoned(t) END;
-CREATE TEMP MACRO tier_of(t) AS CASE lower(t) {_TIER_CASES} END;
+CREATE MACRO tier_of(t) AS CASE lower(t) {_TIER_CASES} END;
 """
 """Times are ISO 8601, those without an offset in UTC, or epochs in seconds to nanoseconds. Those
 that end in Z are read without a look at time zones, which is faster; after a space, NZ is one. No
@@ -72,7 +73,8 @@ PROBLEMS = {
     "model IS NULL AND ts IS NULL AND input IS NULL AND output IS NULL":
         "no JSON object, or one without model, time and tokens",
     "coalesce(model, '') = ''": "no model",
-    f"coalesce(ts NOT BETWEEN {FIRST} AND {LAST}, true)": "no timestamp, or one that cannot be read",
+    f"coalesce(ts NOT BETWEEN {FIRST} AND {LAST}, true)":
+        "no timestamp, or one that cannot be read",
     "least(input, cached, write_5m, write_1h, output, reasoning, n_calls) < 0": "a negative count",
     "input IS NULL AND output IS NOT NULL": "output tokens without input tokens",
     f"NOT is_sum AND greatest(input, output) > {MAX_TOKENS}":

@@ -39,6 +39,11 @@ def named(show_prompts: bool = False) -> str:
     return f"CASE WHEN grouped_by = 'prompt' THEN {prompt} ELSE workload END"
 
 
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @contextmanager
 def opened(memory_gib: float) -> Generator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """An engine that loads nothing from the network, and its folder, removed at the end."""
@@ -49,7 +54,10 @@ def opened(memory_gib: float) -> Generator[tuple[duckdb.DuckDBPyConnection, Path
                 "autoload_known_extensions": False,
                 "memory_limit": f"{memory_gib}GiB",
                 "temp_directory": str(Path(folder, "spill")),
-                "threads": len(os.sched_getaffinity(0)),
+                "threads": n_cores(),
+                # What one file took, the next one takes: given back in between, it costs anew.
+                "allocator_flush_threshold": f"{memory_gib}GiB",
+                "allocator_bulk_deallocation_flush_threshold": f"{memory_gib}GiB",
             }
         )
         try:

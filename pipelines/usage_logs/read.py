@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipelines.usage_logs.calls import (
     KEYS,
     NAMED,
     NO_LINE,
+    SESSION,
     SUMMED,
     SUMS,
     canonical,
@@ -39,7 +41,7 @@ from pipelines.usage_logs.calls import (
     keyed,
     keys,
 )
-from pipelines.usage_logs.engine import MEMORY_GIB, explained, named, opened, telling
+from pipelines.usage_logs.engine import MEMORY_GIB, explained, n_cores, named, opened, telling
 from pipelines.usage_logs.formats import Shape
 from pipelines.usage_logs.formats.fields import literal
 from pipelines.usage_logs.prompts import prompts as prompts
@@ -60,15 +62,17 @@ PROVIDERS = {
 """What logs call a provider -> the price catalog's name, where that differs."""
 LONG_FILE_BYTES = 64 * 1024**2
 """Such files are read one by one: groups of one file at a time stay in the processor's cache."""
+FILES_PER_CORE = 2
+"""From so many long files on, each core reads files of its own."""
 EPOCH = date(1970, 1, 1)
 CSV_ROW = "a row that does not fit the table"
 _TABLES = f"""
-CREATE TEMP TABLE grouped (filename VARCHAR, hour INTEGER, workload VARCHAR, grouped_by VARCHAR,
+CREATE TABLE grouped (filename VARCHAR, hour INTEGER, workload VARCHAR, grouped_by VARCHAR,
     provider VARCHAR, model VARCHAR, tier VARCHAR, region VARCHAR, context_over BIGINT,
     is_sum BOOLEAN, timed BOOLEAN, reason VARCHAR, n_rows BIGINT,
     {", ".join(f"{name} {'DECIMAL(38, 12)' if name == 'usd' else 'HUGEINT'}" for name in SUMS)},
     n_usd BIGINT);
-CREATE TEMP TABLE bills (source INTEGER, line BIGINT, ts TIMESTAMP, provider VARCHAR,
+CREATE TABLE bills (source INTEGER, line BIGINT, ts TIMESTAMP, provider VARCHAR,
     project VARCHAR, description VARCHAR, usd DECIMAL(28, 12), request_id VARCHAR, reason VARCHAR);
 """  # fmt: skip
 
@@ -129,8 +133,14 @@ class _Reading:
 
     def log(self, show_prompts: bool) -> UsageLog:
         self.engine.execute(_TABLES)
-        for sources in _batches(self.found.sources):
-            self._scan(sources)
+        long = [each for each in self.found.sources if _is_long(each)]
+        if len(long) >= FILES_PER_CORE * n_cores():
+            self._scan_together(long)
+        else:
+            for each in long:
+                self._scan(self.engine, [each])
+        for sources in _batches([each for each in self.found.sources if not _is_long(each)]):
+            self._scan(self.engine, sources)
         n_repeated, repeated = self._repeated()
         groups, hourly = self._groups(show_prompts)
         billed = self._billed()
@@ -156,41 +166,79 @@ class _Reading:
             skipped=self.found.skipped,
         )
 
-    def _scan(self, sources: Sequence[Source]) -> None:
+    def _scan_together(self, long: Sequence[Source]) -> None:
+        """Add many long files, one at a time on each core.
+
+        All cores on one file would wait for each other at its beginning and its end.
+        """
+        engines = [self.engine.cursor() for _ in range(n_cores())]
+        free = list(engines)
+
+        def scan(source: Source) -> None:
+            engine = free.pop()
+            engine.execute(SESSION)
+            self._scan(engine, [source])
+            free.append(engine)
+
+        self.engine.execute("SET threads = 1")
+        try:
+            with ThreadPoolExecutor(len(engines)) as pool:
+                try:
+                    for _ in pool.map(scan, sorted(long, key=_size, reverse=True)):
+                        pass
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for engine in engines:
+                        engine.interrupt()
+                    raise
+        finally:
+            for engine in engines:
+                engine.close()
+        self.engine.execute(f"SET threads = {n_cores()}")
+
+    def _scan(self, engine: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
         """Add files of one kind and one format to `grouped` or `bills`."""
         shape = formats.load(sources[0].format).SHAPE
         if sources[0].kind == "csv":
-            self.engine.execute("DELETE FROM reject_errors")
+            engine.execute("DELETE FROM reject_errors")
         if shape.bill:
             for each in sources:
-                self._scan_bill(each, shape)
-        elif not self._scan_alike(sources, shape):
-            self._scan_calls(sources, shape, None)
+                self._scan_bill(engine, each, shape)
+        elif not self._scan_alike(engine, sources, shape):
+            self._scan_calls(engine, sources, shape, None)
         if sources[0].kind == "csv":
             self._note_rejected(sources[0])
 
-    def _scan_alike(self, sources: Sequence[Source], shape: Shape) -> bool:
+    def _scan_alike(
+        self, engine: duckdb.DuckDBPyConnection, sources: Sequence[Source], shape: Shape
+    ) -> bool:
         """Add a long file whose records are all alike; False = it is not one."""
         if len(sources) > 1 or not _is_long(sources[0]):
             return False
-        found = alike(self.engine, sources[0], shape.fields, NO_LINE, self.compared)
+        found = alike(engine, sources[0], shape.fields, NO_LINE, self.compared)
         if found is None:
             return False
         try:
-            self._scan_calls(sources, shape, found)
-        except duckdb.OutOfMemoryException:
+            self._scan_calls(engine, sources, shape, found)
+        except (duckdb.OutOfMemoryException, duckdb.InterruptException):
             raise
         except duckdb.Error:  # a record that is not like the first ones
             return False
         return True
 
-    def _scan_calls(self, sources: Sequence[Source], shape: Shape, found: Alike | None) -> None:
+    def _scan_calls(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        sources: Sequence[Source],
+        shape: Shape,
+        found: Alike | None,
+    ) -> None:
         told = (sources[0].format, found.lacking if found else "SELECT NULL")
         if told not in self.constants:
-            self.constants[told] = constant(self.engine, shape, told[1])
+            self.constants[told] = constant(engine, shape, told[1])
         same = self.constants[told]
         by = [each for each in self.by if each not in same or each == self.by[-1]]
-        canon = canonical(self.engine, sources, shape, recorded=found and found.records, same=same)
+        canon = canonical(engine, sources, shape, recorded=found and found.records, same=same)
         if len(sources) == 1:
             same = same | {"filename": literal(sources[0].path)}
         grouped = [each for each in ("filename", *GROUPED) if each not in same]
@@ -204,7 +252,7 @@ class _Reading:
             f", {same[each]} AS {each}" for each in ("filename", *GROUPED) if each in same
         )
         ids = "NULL" if "request_id" in same else "list(hash(request_id))"
-        self.engine.execute(
+        engine.execute(
             f"CREATE OR REPLACE TEMP TABLE scanned AS SELECT filename, "
             f"{keys(self.thresholds, by)}, n_rows, {', '.join(SUMS.values())}, n_usd, ids FROM ("
             f"SELECT {', '.join(grouped)}{fixed}, count(*) AS n_rows, "
@@ -212,23 +260,23 @@ class _Reading:
             f"{n_usd} AS n_usd, {ids} AS ids FROM ({keyed(canon, self.thresholds, by, same)}) "
             f"GROUP BY {', '.join(grouped)})"
         )
-        self.engine.execute("INSERT INTO grouped SELECT * EXCLUDE (ids) FROM scanned")
+        engine.execute("INSERT INTO grouped SELECT * EXCLUDE (ids) FROM scanned")
         if ids != "NULL":
-            self._keep_hashes(sources)
+            self._keep_hashes(engine, sources)
 
-    def _keep_hashes(self, sources: Sequence[Source]) -> None:
+    def _keep_hashes(self, engine: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
         """Take the hashes of the request ids out of `scanned`, whose memory is then used again."""
         good = "FROM scanned WHERE reason IS NULL"
         for each in sources:
             here = "" if len(sources) == 1 else f" AND filename = {literal(each.path)}"
-            found = self.engine.execute(f"SELECT unnest(ids) AS id {good}{here}").fetchnumpy()
+            found = engine.execute(f"SELECT unnest(ids) AS id {good}{here}").fetchnumpy()
             self.hashes[self.number_of[each.path]] = np.asarray(found["id"], np.uint64)
 
-    def _scan_bill(self, source: Source, shape: Shape) -> None:
-        self.engine.execute(
+    def _scan_bill(self, engine: duckdb.DuckDBPyConnection, source: Source, shape: Shape) -> None:
+        engine.execute(
             f"INSERT INTO bills SELECT {self.number_of[source.path]}, line, ts, provider, project, "
             f"description, usd, request_id, {BILL_REASON} "
-            f"FROM ({canonical(self.engine, [source], shape, numbered=True)})"
+            f"FROM ({canonical(engine, [source], shape, numbered=True)})"
         )
 
     def _note_rejected(self, source: Source) -> None:
@@ -419,16 +467,19 @@ class _Reading:
         return self.engine.execute(query).fetchall()
 
 
+def _size(source: Source) -> int:
+    return Path(source.path).stat().st_size
+
+
 def _is_long(source: Source) -> bool:
-    return source.kind == "lines" and Path(source.path).stat().st_size >= LONG_FILE_BYTES
+    return source.kind == "lines" and _size(source) >= LONG_FILE_BYTES
 
 
 def _batches(sources: Sequence[Source]) -> list[list[Source]]:
     """Files that one query reads: small ones of a format together, other files and kinds alone."""
     together: dict[tuple[str, str, int], list[Source]] = defaultdict(list)
     for number, each in enumerate(sources):
-        alone = each.kind != "lines" or _is_long(each)
-        together[each.format, each.kind, number if alone else -1].append(each)
+        together[each.format, each.kind, number if each.kind != "lines" else -1].append(each)
     return list(together.values())
 
 

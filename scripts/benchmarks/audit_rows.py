@@ -1,7 +1,7 @@
 """Reading a month of usage logs beside the bare engine: speed and memory on 20 million rows.
 
 Every arm has rounds in turn, and its fastest counts: another guest on the machine can only make
-one slower. FREEHOLD_AUDIT_ROWS sets another number of rows for a trial; 20 million take 4.3 GB of disk.
+one slower. FREEHOLD_AUDIT_ROWS sets another number of rows for a trial; 20 million take 4.3 GB.
 """
 
 from __future__ import annotations

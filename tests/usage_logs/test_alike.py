@@ -125,6 +125,43 @@ def test_a_repeated_id_is_found_between_long_files(
     assert sum(each.n_calls for each in found.groups) == 20
 
 
+def test_long_files_read_side_by_side_are_read_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [
+        written(
+            tmp_path / f"{k}.jsonl", *(call(n, tag=f"t{k}") for n in range(10 * k, 10 * k + 12))
+        )
+        for k in range(5)
+    ]
+    paths.append(written(tmp_path / "odd.jsonl", *(call(n) for n in range(9)), call(9, error="e")))
+    paths.append(written(tmp_path / "bad.jsonl", *(call(n) for n in range(50, 60)), "{broken"))
+    monkeypatch.setattr(read, "FILES_PER_CORE", 1)
+    found, n_alike = as_long(monkeypatch, paths)
+    assert (found, n_alike) == (as_short(*paths), 5)
+    assert found.n_repeated == 4 * 2 + 10 + 2  # neighbours, all of odd.jsonl, two of bad.jsonl
+    assert sum(found.n_bad.values()) == 1
+
+
+def test_the_first_file_that_cannot_be_read_ends_the_reading_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [written(tmp_path / f"{k}.jsonl", call(k)) for k in range(40)]
+    begun: list[str] = []
+
+    def failing(reading: Any, engine: Any, sources: Any) -> None:
+        begun.append(sources[0].path)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        engine.execute("SELECT count(*) FROM range(100000000) a, range(1000) b")
+
+    monkeypatch.setattr(read, "FILES_PER_CORE", 1)
+    monkeypatch.setattr(read._Reading, "_scan", failing)
+    with pytest.raises(KeyboardInterrupt):
+        as_long(monkeypatch, paths)
+    assert len(begun) <= 2 * read.n_cores()
+
+
 NAMES = st.sampled_from(["", "a", "b", None])
 USAGES = st.fixed_dictionaries(
     {"prompt_tokens": st.integers(-1, 300_000)},
