@@ -160,6 +160,8 @@ class _Load:
     price: TokenPrice | None
     run: store.StageRun
     exchanges: list[Exchange] = field(default_factory=list)
+    held: list[Exchange] = field(default_factory=list)
+    """Those of rates that held."""
     cpu_shares: list[float] = field(default_factory=list)
     spent_usd: Decimal = Decimal(0)
     n_noted: int = 0
@@ -196,16 +198,18 @@ class _Load:
         self.n_noted += 1
         self.run.log_metrics({"spent_usd": float(usd)}, step=self.n_noted)
 
-    def step(self, rate: float, seed: int) -> LoadStep | None:
-        """One offered rate, and what it did."""
+    def step(self, rate: float, seed: int, times: int) -> LoadStep | None:
+        """One offered rate for so many times the usual length, and what it did."""
         config = self.job.study.benchmark
         longest = max((v for k, v in self.limits.items() if k != "tpot_p95_s"), default=0.0)
-        n = max(config.min_requests, math.ceil(rate * max(config.step_s, longest)))
+        n = max(config.min_requests, math.ceil(rate * max(config.step_s, longest))) * times
         due_s = arrivals.schedule(config.arrivals, rate, n, seed, self.gaps)
         found = self.send([float(due) for due in due_s])
         if found is None:
             return None
         done = measures.measure(found, rate, seed, self.limits, self.cpu_shares[-1])
+        if done.holds:
+            self.held += found
         outcome = "holds" if done.holds else f"breaks {', '.join(done.broke)}"
         say(f"benchmark: {rate:.1f} requests/s: {outcome}; p95 {seconds(done.latency.p95)}")
         return done
@@ -275,7 +279,7 @@ def _capacity(load: _Load) -> Capacity:
     if not rates:
         return _none("budget")
     return search.find(
-        load.step,
+        search.confirmed(load.step),
         max(rates),
         max_rate=config.max_rate,
         repeats=config.repeats,
@@ -290,8 +294,6 @@ def _none(limited_by: str) -> Capacity:
 
 def _result(job: LoadJob, run_id: str, load: _Load, capacity: Capacity) -> BenchmarkResult:
     candidate, steps, per_s = job.candidate, capacity.steps, capacity.per_s
-    sent = _by_step(load.exchanges)[-len(steps) :]  # before them: alone, and in bursts
-    held = [e for step, each in zip(steps, sent, strict=False) if step.holds for e in each]
     return BenchmarkResult(
         run_id=run_id,
         candidate=job.name,
@@ -308,7 +310,7 @@ def _result(job: LoadJob, run_id: str, load: _Load, capacity: Capacity) -> Bench
         steps=steps,
         n_requests=len(load.exchanges),
         n_items=len({e.example_id for e in load.exchanges}),
-        send_error_p99_s=measures.send_error_p99_s(held) if held else None,
+        send_error_p99_s=measures.send_error_p99_s(load.held) if load.held else None,
         spent_usd=None if load.price is None else load.spent_usd,
         hardware=None if isinstance(candidate, Rent) else candidate.hardware.name,
         machine=machine.here(),
@@ -331,7 +333,3 @@ def _salted(request: ChatRequest, number: int) -> ChatRequest:
     The prompt and the answer are the same without it.
     """
     return request.model_copy(update={"extra": {**request.extra, "cache_salt": f"step-{number}"}})
-
-
-def _by_step(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
-    return [list(group) for _, group in itertools.groupby(exchanges, lambda e: e.step)]

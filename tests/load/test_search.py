@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from pipelines.core.results import LoadStep
 from pipelines.load.measures import measure
-from pipelines.load.search import RESOLUTION, find
+from pipelines.load.search import LONGER, RESOLUTION, confirmed, find
 from pipelines.load.send import Exchange
 
 SERVICE_S = 0.1
@@ -66,6 +66,37 @@ def test_a_limit_far_away_does_not_hide_an_overloaded_server() -> None:
     assert found.per_s is not None
     assert 9.0 < found.per_s < 10.5
     assert found.limited_by == "queue"
+
+
+def test_a_wave_in_a_short_step_is_measured_again_for_longer() -> None:
+    """At 85 % of what the server can do; a step is two seconds, or eight."""
+
+    def step(rate: float, seed: int, times: int = 1) -> LoadStep:
+        return one_server(rate, seed, n=60 * times)
+
+    def n_held(rate: float) -> tuple[int, int]:
+        again = [confirmed(step)(rate, seed) for seed in range(200)]
+        return sum(step(rate, seed).holds for seed in range(200)), sum(s.holds for s in again if s)
+
+    assert n_held(8.5) == (144, 180)
+    assert n_held(12.0) == (19, 19)  # a fifth too much: time does not help
+
+
+def test_a_limit_that_broke_is_not_measured_again() -> None:
+    asked: list[int] = []
+
+    def step(rate: float, seed: int, times: int) -> LoadStep | None:
+        asked.append(times)
+        return one_server(rate, seed, n=60, limit_s=0.05) if times == 1 else None
+
+    assert (found := confirmed(step)(8.5, 0)) and found.broke[0] == "latency_p95_s"
+    assert asked == [1]
+
+
+def test_what_the_budget_does_not_cover_for_longer_counts_as_it_was() -> None:
+    short = next(s for seed in range(99) if not (s := one_server(8.5, seed, n=60)).holds)
+    assert short.broke == ("queue",)
+    assert confirmed(lambda _, __, times: short if times == 1 else None)(8.5, short.seed) == short
 
 
 def scripted(holds: float, tried: list[tuple[float, int]] | None = None):
