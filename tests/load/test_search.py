@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from pipelines.core.results import LoadStep
 from pipelines.load.measures import measure
-from pipelines.load.search import LONGER, RESOLUTION, confirmed, find
+from pipelines.load.search import RESOLUTION, confirmed, find
 from pipelines.load.send import Exchange
 
 SERVICE_S = 0.1
@@ -89,7 +89,9 @@ def test_a_limit_that_broke_is_not_measured_again() -> None:
         asked.append(times)
         return one_server(rate, seed, n=60, limit_s=0.05) if times == 1 else None
 
-    assert (found := confirmed(step)(8.5, 0)) and found.broke[0] == "latency_p95_s"
+    found = confirmed(step)(8.5, 0)
+    assert found is not None
+    assert found.broke[0] == "latency_p95_s"
     assert asked == [1]
 
 
