@@ -16,9 +16,14 @@ import time
 
 GRACE_S = 5.0
 
+BEHIND = 5
+"""Niceness of the command. What sends requests from a machine without a free core is in time then;
+with the same rights the server took its time, and showed a third of what it can do."""
+
 
 def main() -> int:
     """Start the command, wait for it or for the parent's end."""
+    os.nice(BEHIND)
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop(child))
