@@ -88,8 +88,8 @@ def find(measure: Measure, guess: float, *, max_rate: float, repeats: int, seed:
 def confirmed(measure: Callable[[float, int, int], LoadStep | None]) -> Measure:
     """Measure again, for longer, where every limit was kept and the rate broke all the same.
 
-    At 85 % of what a server can do, 28 of 100 steps of 60 requests look like a growing queue, and 10
-    when they are measured again; a fifth above it, no more hold than before.
+    At 85 % of what a server can do, 28 of 100 steps of 60 requests look like a growing queue,
+    and 10 when they are measured again; a fifth above it, no more hold than before.
 
     Args:
         measure: makes a step of so many times the usual length.
