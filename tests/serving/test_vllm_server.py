@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.core.errors import ServerError
 from pipelines.core.study import ServeConfig
+from pipelines.serving.guard import BEHIND
 from pipelines.serving.vllm_server import GUARD, vllm_server
 
 SLEEPER = (
@@ -67,6 +68,29 @@ def test_the_guard_passes_the_exit_code_on() -> None:
         stdin=subprocess.PIPE,
     )
     assert guard.wait(timeout=60) == 7  # our end of its stdin is still open
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(),
+    reason="this kernel does not share the processor among sessions",
+)
+def test_the_command_yields_the_processor_to_who_measures_it() -> None:
+    guard = subprocess.Popen(
+        [sys.executable, str(GUARD), sys.executable, "-c", SLEEPER], stdin=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 30
+        found, children = None, []
+        while found != ("nice", str(BEHIND)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            children = Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text().split()
+            if children:
+                found = tuple(Path(f"/proc/{children[0]}/autogroup").read_text().split()[-2:])
+        assert found == ("nice", str(BEHIND))
+        nice = os.getpriority(os.PRIO_PROCESS, int(children[0]))
+        assert nice == min(19, os.getpriority(os.PRIO_PROCESS, 0) + BEHIND)
+    finally:
+        guard.communicate(timeout=60)
 
 
 def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
