@@ -13,22 +13,26 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("evaluate", "economics", "finetune", "governance", "prepare", "decide", "token_cache")
-ON_REQUEST = ("finetune_gpu",)
-"""Run only when named: they need a machine that not everybody has."""
-KNOWN = NAMES + ON_REQUEST
+ON_GPU = ("finetune",)
+"""Those that `--gpu` measures; the module is `NAME_gpu`."""
 
 
 def main() -> int:
     """Exit code 0 when every bar holds."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(KNOWN)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--gpu", action="store_true", help=f"on a GPU: {', '.join(ON_GPU)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    if unknown := set(args.names) - set(KNOWN):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(KNOWN)}")
+    known, where = (ON_GPU, " on a GPU") if args.gpu else (NAMES, "")
+    if unknown := set(args.names) - set(known):
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}{where}; there are: {', '.join(known)}"
+        )
+    names = [f"{name}_gpu" if args.gpu else name for name in args.names or known]
     sys.path.insert(0, str(Path(__file__).parent))
     rows: dict[str, list[dict[str, Any]]] = {
-        name: importlib.import_module(name).run() for name in args.names or NAMES
+        name: importlib.import_module(name).run() for name in names
     }
     named = {f"{name}: {row['name']}": row for name, each in rows.items() for row in each}
     bars = {key: row for key, row in named.items() if "limit" in row}

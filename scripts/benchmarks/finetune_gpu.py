@@ -1,4 +1,4 @@
-"""LoRA on one GPU: a random Llama 3.1 8B against transformers' Trainer and TRL; on request only."""
+"""LoRA on one GPU: a random Llama 3.1 8B against transformers' Trainer and TRL; `--gpu` alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run() -> list[dict[str, Any]]:
     import torch
 
     if not torch.cuda.is_available():
-        raise SystemExit("finetune_gpu: needs an NVIDIA GPU with 80 GB; torch sees none here")
+        raise SystemExit("finetune --gpu: needs an NVIDIA GPU with 80 GB; torch sees none here")
     full = Work(SHAPE, full_rows(32, 4096, 128256), batch_rows=2, max_tokens=8192, device="cuda")
     mixed = replace(full, rows=finetune.lognormal_rows(512, 128256, 2048), batch_rows=8)
     return measure(full, mixed, figure("multiplications, TFLOP/s", matmul_tflops()))
