@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import mlflow
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from pipelines import audit
 from pipelines.core import command
 from pipelines.core.audit import AuditResult
+from pipelines.core.candidate import Rent
 from pipelines.core.paths import ROOT
 from pipelines.economics import own_prices
 from pipelines.tracking import usage
@@ -163,6 +165,24 @@ def test_a_study_is_begun_and_never_overwritten(
     assert again.returncode == 2
     assert "is there already" in again.stderr
     assert study.read_text(encoding="utf-8") == text
+
+
+def test_a_study_keeps_the_terms_of_the_contract(
+    log: Path, run: Callable[..., Done], tmp_path: Path
+) -> None:
+    terms, study = tmp_path / "terms.yaml", tmp_path / "claims.yaml"
+    terms.write_text(
+        "terms:\n  - {provider: anthropic, discount: 0.20, regional_uplift: 1.10,"
+        ' source: "a contract\\n# with: lines", checked_on: 2026-11-01}\n'
+    )
+    done = run(log, "--terms", terms, "--write-study", "claims", "--out", study)
+    assert done.returncode == 0, done.stderr
+    text = study.read_text(encoding="utf-8")
+    assert "    # a contract # with: lines, checked on 2026-11-01" in text
+    fragment = yaml.safe_load((ROOT / f"configs/candidates/{HAIKU}.yaml").read_text())
+    found = yaml.safe_load(text)["candidates"]
+    assert found[HAIKU] == {**fragment, "terms": {"discount": 0.2, "regional_uplift": 1.1}}
+    assert Rent.model_validate(found[HAIKU]).terms.factor == Decimal("0.88")
 
 
 def test_prompts_leave_the_log_only_on_request(

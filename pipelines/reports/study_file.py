@@ -98,7 +98,7 @@ def text(name: str, workload: WorkloadSpend, incumbent: Charge, result: AuditRes
         "",
         f'incumbent: "{candidate}"',
         "candidates:",
-        *([f'  "{fragment}": "{fragment}"'] if fragment else _inline(candidate, incumbent)),
+        *_rented(candidate, fragment, incumbent),
         "  own-base: own-base",
         "  own-lora: own-lora",
         "  tfidf-logreg: tfidf-logreg",
@@ -144,6 +144,24 @@ def _fragment(incumbent: Charge) -> str | None:
         if incumbent.price_name is not None and found.get("price") == incumbent.price_name:
             return path.stem
     return None
+
+
+def _rented(name: str, fragment: str | None, incumbent: Charge) -> list[str]:
+    """The candidate that answers today, at the terms that the audit was given for it."""
+    agreed = incumbent.terms
+    if agreed is None or agreed.factor == 1:
+        return [f'  "{fragment}": "{fragment}"'] if fragment else _inline(name, incumbent)
+    terms = {"discount": float(agreed.discount), "regional_uplift": float(agreed.regional_uplift)}
+    lines = _inline(name, incumbent)
+    if fragment:
+        fields = read_yaml(CONFIGS / "candidates" / f"{fragment}.yaml")
+        terms = {**fields.pop("terms", {}), **terms}
+        dumped = yaml.safe_dump(fields, sort_keys=False, width=math.inf)
+        lines = [f'  "{name}":', *(f"    {line}" for line in dumped.splitlines())]
+    where = " ".join(agreed.source.split())
+    lines.append(f"    # {where}, checked on {agreed.checked_on}")
+    lines.append(f"    terms: {yaml.safe_dump(terms, default_flow_style=True).strip()}")
+    return lines
 
 
 def _inline(name: str, incumbent: Charge) -> list[str]:
