@@ -1,4 +1,4 @@
-"""Run a command that must not outlive its parent: `python guard.py COMMAND...`.
+"""Run a command that must not outlive its parent, nor hold it up: `python guard.py COMMAND...`.
 
 The parent holds the other end of our stdin. When it closes it, or dies in any way, kill -9
 included, the read below ends and the command's whole process group is stopped.

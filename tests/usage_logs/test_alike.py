@@ -136,7 +136,7 @@ def test_long_files_read_side_by_side_are_read_the_same(
     ]
     paths.append(written(tmp_path / "odd.jsonl", *(call(n) for n in range(9)), call(9, error="e")))
     paths.append(written(tmp_path / "bad.jsonl", *(call(n) for n in range(50, 60)), "{broken"))
-    monkeypatch.setattr(read, "FILES_PER_CORE", 1)
+    monkeypatch.setattr(read, "FILES_PER_CORE", 0)
     found, n_alike = as_long(monkeypatch, paths)
     assert (found, n_alike) == (as_short(*paths), 5)
     assert found.n_repeated == 4 * 2 + 10 + 2  # neighbours, all of odd.jsonl, two of bad.jsonl
@@ -155,7 +155,7 @@ def test_the_first_file_that_cannot_be_read_ends_the_reading_of_the_others(
             raise KeyboardInterrupt
         engine.execute("SELECT count(*) FROM range(100000000) a, range(1000) b")
 
-    monkeypatch.setattr(read, "FILES_PER_CORE", 1)
+    monkeypatch.setattr(read, "FILES_PER_CORE", 0)
     monkeypatch.setattr(read._Reading, "_scan", failing)
     with pytest.raises(KeyboardInterrupt):
         as_long(monkeypatch, paths)
